@@ -58,9 +58,9 @@ def launch_options() -> dict[str, Any]:
     """Keyword arguments of `launch` besides the port: styles, upload limits, no external hosts."""
     from starlette.middleware import Middleware
 
-    from .limits import UploadLimit
     from .page import asset
     from .tabs import theme
+    from .uploads import UploadLimit
 
     return {
         "theme": theme(),

@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow.dataset as pads
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.schema import VIEWS
 from dataset_builders.storage import list_cities, read_metadata, table_shards
 
 from .page import notice, render
-from .pictures import Picture, Pictures
+from .pictures import Picture, open_pictures
 
 COLUMNS = ("model", "stage", "text", "score", "kept", "drop_reason", "chosen", "phrases")
 SHOWN_CHARACTERS = 8_000
@@ -32,14 +31,11 @@ class Candidates:
     Args:
         dataset_name: Dataset folder or Hub id.
         city: City of the dataset.
-        pictures: Mapping from view to images.
-        synthetic: Whether the data is simulated.
     """
 
-    def __init__(
-        self, dataset_name: str, city: str, pictures: Mapping[str, Pictures], synthetic: bool
-    ):
-        self.city, self.pictures, self.synthetic = city, pictures, synthetic
+    def __init__(self, dataset_name: str, city: str):
+        self.pictures = open_pictures(dataset_name, city)
+        self.synthetic = read_metadata(dataset_name, city).synthetic
         try:
             paths = table_shards(dataset_name, city, "captions")
         except DatasetError:  # the city has no table of captions
@@ -69,11 +65,8 @@ class Candidates:
 
     def picture(self, image_id: str) -> Picture | None:
         """Image by id, or None if there is no such image."""
-        for view in VIEWS:
-            found = self.pictures[view].by_id(image_id) if view in self.pictures else None
-            if found:
-                return found
-        return None
+        found = (pictures.by_id(image_id) for pictures in self.pictures.values())
+        return next(filter(None, found), None)
 
     @cached_property
     def _struck(self) -> Counter[str]:
@@ -95,17 +88,7 @@ def open_candidates(dataset_name: str) -> dict[str, Candidates]:
     Raises:
         DatasetError: There is no such dataset.
     """
-    found = {}
-    for city in list_cities(dataset_name):
-        pictures = {}
-        for view in VIEWS:
-            try:
-                pictures[view] = Pictures(dataset_name, city, view)
-            except DatasetError:  # a city with only one view
-                continue
-        synthetic = read_metadata(dataset_name, city).synthetic
-        found[city] = Candidates(dataset_name, city, pictures, synthetic)
-    return found
+    return {city: Candidates(dataset_name, city) for city in list_cities(dataset_name)}
 
 
 def caption_page(tables: Mapping[str, Candidates], name: str, image_id: str | None) -> str:
@@ -151,7 +134,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 
 
 def _is_dropped(row: Row) -> bool:
-    """Whether a reason is stored; without one, `kept` only marks the chosen candidate."""
+    # without a reason, `kept` only marks the chosen candidate
     return row.get("kept") is False and bool(row.get("drop_reason"))
 
 

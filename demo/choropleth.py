@@ -4,6 +4,7 @@ Measured and estimated values share one colour scale, clipped at the 2nd and 98t
 measured values; errors have a diverging scale around 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.prediction.predict import Predictions
 from pipelines.prediction.verdict import Verdict
 
 from .amounts import amounts_of, rounded
-from .cities import ShownCity
+from .cities import ShownCity, find
 from .page import render
 
 LAYERS = {
@@ -57,15 +58,16 @@ class Painted:
     legend: str
     note: str
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON for the page's script."""
-        return vars(self)
 
-
-def outline(city: ShownCity) -> str:
+def outline(city: ShownCity, colours: Sequence[str] = (), hits: Sequence[int] = ()) -> str:
     """Draw the map as `<svg>` with one `<path>` per region, in their order.
 
     Regions without a geometry are circles at their coordinates; without coordinates, empty paths.
+
+    Args:
+        city: City to show.
+        colours: Colour of each region, for a map that is not interactive.
+        hits: Row numbers of regions to outline.
     """
     regions = city.inputs.regions
     shapes = regions.geometry.to_numpy()
@@ -89,7 +91,8 @@ def outline(city: ShownCity) -> str:
         _path(shape, place, radius) if known else ""
         for shape, known in zip(shapes, placed, strict=True)
     ]
-    return render("map", city=city, paths=paths, width=width + 12, height=height + 12)
+    size = {"width": width + 12, "height": height + 12}
+    return render("map", city=city, paths=paths, colours=colours, hits=hits, **size)
 
 
 def _path(shape: Any, place: Any, radius: float) -> str:
@@ -118,11 +121,11 @@ def paint(city: ShownCity, view: str, indicator: str, layer: str) -> Painted:
     Raises:
         InputError: There is no such view or indicator.
     """
-    own = city.indicator(indicator)
-    shown = city.view(view)
+    own = find(city.indicators, indicator, "indicator")
+    shown = find(city.views, view, "view")
     # measured values are shown without waiting for a model fit
     found = None if layer == "measured" else shown.predictions
-    estimated = estimates(found, indicator, len(own.raw))
+    estimated = _estimates(found, indicator, len(own.raw))
     y, fitted = own.y, replace(own, raw=estimated).y
     amounts = amounts_of(own)
     if layer == "error":
@@ -153,19 +156,13 @@ def paint(city: ShownCity, view: str, indicator: str, layer: str) -> Painted:
     return Painted(hexes, texts, legend, _note(city, shown.name, own, layer, found))
 
 
-def estimates(found: Predictions | None, indicator: str, regions: int) -> Floats:
+def _estimates(found: Predictions | None, indicator: str, regions: int) -> Floats:
     """Estimates in raw units, `(N,)`; NaN if missing or outside the training distribution."""
     column = f"{indicator}_predicted"
     if found is None or column not in found.table:
         return np.full(regions, np.nan)
     unlike = found.table[f"{indicator}_status"].to_numpy() == UNLIKE
     return np.where(unlike, np.nan, found.table[column].to_numpy(float))
-
-
-def verdict_on(found: Predictions | None, indicator: str) -> Verdict | None:
-    """Verdict on the estimates of an indicator, or None without estimates."""
-    verdicts = [] if found is None else found.verdicts
-    return next((one for one in verdicts if one.indicator == indicator), None)
 
 
 def _limits(y: Floats) -> tuple[float, float]:
@@ -194,7 +191,8 @@ def _tick(value: float, indicator: Indicator, layer: str) -> str:
 def _note(
     city: ShownCity, view: str, indicator: Indicator, layer: str, found: Predictions | None
 ) -> str:
-    verdict = verdict_on(found, indicator.name)
+    verdicts: list[Verdict] = [] if found is None else found.verdicts
+    verdict = next((one for one in verdicts if one.indicator == indicator.name), None)
     protocol = "" if verdict is None else verdict.protocol
     return render(
         "note",
@@ -208,4 +206,4 @@ def _note(
     )
 
 
-__all__ = ["LAYERS", "Painted", "estimates", "outline", "paint", "verdict_on"]
+__all__ = ["LAYERS", "Painted", "outline", "paint"]

@@ -4,15 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dataset_builders.errors import DatasetError
 from dataset_builders.schema import VIEWS
-from dataset_builders.unique import RepeatedIdError
 from pipelines.evaluation.embed.tables import (
     BOTH,
     EmbeddingTable,
@@ -27,7 +26,7 @@ from pipelines.prediction.predict import Predictions, predict, predictable
 from pipelines.prediction.vectors import Vectors
 
 from .neighbours import Neighbours, side_by_side
-from .pictures import Pictures
+from .pictures import Pictures, open_pictures
 from .reported import Report
 from .settings import DemoSettings
 
@@ -35,6 +34,7 @@ VIEW_TITLES = {BOTH: "both views", "satellite": "satellite", "street_view": "str
 PROTOCOLS: tuple[Protocol, ...] = ("block", "random")
 
 Floats = NDArray[np.float32]
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -80,7 +80,6 @@ class ShownCity:
 
     Args:
         name: Name of the city.
-        dataset_name: Dataset folder or Hub id.
         inputs: Regions and indicators.
         table: Embeddings of the regions.
         pictures: Mapping from view to [`Pictures`], for the views that have images.
@@ -96,13 +95,12 @@ class ShownCity:
     def __init__(
         self,
         name: str,
-        dataset_name: str,
         inputs: Inputs,
         table: EmbeddingTable,
         pictures: Mapping[str, Pictures],
         report: Report,
     ):
-        self.name, self.dataset_name, self.inputs = name, dataset_name, inputs
+        self.name, self.inputs = name, inputs
         self.table, self.pictures, self.report = table, pictures, report
         self.region_ids: list[str] = inputs.regions["region_id"].tolist()
         self.rows = {region_id: row for row, region_id in enumerate(self.region_ids)}
@@ -136,14 +134,14 @@ class ShownCity:
         return self.inputs.synthetic
 
     @property
-    def indicators(self) -> list[Indicator]:
-        """Indicators with their measured values."""
-        return self.inputs.indicators
+    def indicators(self) -> dict[str, Indicator]:
+        """Indicators with their measured values, by name."""
+        return {one.name: one for one in self.inputs.indicators}
 
     @cached_property
     def opening(self) -> str:
         """Region shown first, with images of all views and a high value of the first indicator."""
-        value = np.nan_to_num(self.indicators[0].raw, nan=-np.inf)
+        value = np.nan_to_num(self.inputs.indicators[0].raw, nan=-np.inf)
         complete = np.array(
             [all(one.count(name) for one in self.pictures.values()) for name in self.region_ids]
         )
@@ -156,37 +154,6 @@ class ShownCity:
         first = next(iter(self.views.values()))
         _ = first.predictions, first.neighbours
 
-    def indicator(self, name: str) -> Indicator:
-        """Return an indicator by name.
-
-        Raises:
-            InputError: There is no such indicator.
-        """
-        for indicator in self.indicators:
-            if indicator.name == name:
-                return indicator
-        raise InputError(f"{self.name} has no indicator {name!r}.")
-
-    def view(self, name: str) -> ViewOfCity:
-        """Return a view by name.
-
-        Raises:
-            InputError: There is no such view.
-        """
-        if name not in self.views:
-            raise InputError(f"{self.name} has no embeddings of {name!r}.")
-        return self.views[name]
-
-    def row(self, region_id: str) -> int:
-        """Return the row number of a region.
-
-        Raises:
-            InputError: There is no such region.
-        """
-        if region_id not in self.rows:
-            raise InputError(f"{self.name} has no region {region_id!r}.")
-        return self.rows[region_id]
-
     def _counts(self, view: str) -> NDArray[np.int64]:
         shown = [one for name, one in self.pictures.items() if view in (name, BOTH)]
         return np.array([sum(one.count(name) for one in shown) for name in self.region_ids])
@@ -195,15 +162,15 @@ class ShownCity:
 Cities = dict[str, ShownCity]
 
 
-def find_city(cities: Cities, name: str) -> ShownCity:
-    """Return a city by name.
+def find(known: Mapping[str, Found], name: str, what: str) -> Found:
+    """Return an entry by name.
 
     Raises:
-        InputError: There is no such city.
+        InputError: There is no such entry.
     """
-    if name not in cities:
-        raise InputError(f"There is no city {name!r}; choose one of {', '.join(cities)}.")
-    return cities[name]
+    if name not in known:
+        raise InputError(f"There is no {what} {name!r}.")
+    return known[name]
 
 
 def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
@@ -225,9 +192,8 @@ def open_cities(settings: DemoSettings, encoder: str, dim: int) -> Cities:
         name = str(table.metadata.get("city"))
         if name not in cities and _made_by(table, dim):
             inputs = from_dataset(settings.dataset_name, name, {}, "auto")
-            pictures = dict(_open_pictures(settings.dataset_name, name))
-            report = Report(settings.results, name)
-            cities[name] = ShownCity(name, settings.dataset_name, inputs, table, pictures, report)
+            pictures = open_pictures(settings.dataset_name, name)
+            cities[name] = ShownCity(name, inputs, table, pictures, Report(settings.results, name))
     if not cities:
         have = ", ".join(sorted({table.label for table in tables})) or "none"
         raise InputError(
@@ -280,14 +246,4 @@ def _in_order(values: Floats, order: NDArray[np.int64]) -> Floats:
     return found
 
 
-def _open_pictures(dataset_name: str, city: str) -> Iterator[tuple[str, Pictures]]:
-    for view in ("satellite", "street_view"):  # in the order of the card
-        try:
-            yield view, Pictures(dataset_name, city, view)
-        except RepeatedIdError:
-            raise
-        except DatasetError:  # a city with only one view
-            continue
-
-
-__all__ = ["VIEW_TITLES", "Cities", "ShownCity", "ViewOfCity", "find_city", "open_cities"]
+__all__ = ["VIEW_TITLES", "Cities", "ShownCity", "ViewOfCity", "find", "open_cities"]

@@ -12,7 +12,7 @@ from pipelines.evaluation.errors import InputError
 from pipelines.prediction.geopackage import write_geopackage
 
 from .choropleth import LAYERS, outline, paint
-from .cities import VIEW_TITLES, Cities, ShownCity, find_city
+from .cities import VIEW_TITLES, Cities, ShownCity, find
 from .page import render
 from .region_card import region_card
 
@@ -30,7 +30,7 @@ class MapPanel:
         self.cities = cities
         self._outline = lru_cache(8)(lambda name: outline(self.cities[name]))
         asked = (self.city, self.layer, self.region, self.geopackage)
-        self.functions = [answered(method) for method in asked]
+        self.functions = [_answered(method) for method in asked]
 
     def html(self) -> str:
         """Complete panel with the map, its first layer and the card of a region."""
@@ -46,7 +46,7 @@ class MapPanel:
 
     def drawing(self, city: ShownCity) -> str:
         """Map, legend and note of a city's first layer."""
-        painted = paint(city, next(iter(city.views)), city.indicators[0].name, "measured")
+        painted = paint(city, next(iter(city.views)), next(iter(city.indicators)), "measured")
         return render(
             "drawing",
             city=city,
@@ -67,7 +67,7 @@ class MapPanel:
         if layer not in LAYERS:
             raise InputError(f"The layer must be one of {', '.join(LAYERS)}, got {layer!r}.")
         city = self._city(asked)
-        return paint(city, str(asked.get("view")), str(asked.get("indicator")), layer).as_json()
+        return vars(paint(city, str(asked.get("view")), str(asked.get("indicator")), layer))
 
     def region(self, asked: Mapping[str, Any]) -> Answer:
         """Card of a region."""
@@ -78,7 +78,7 @@ class MapPanel:
     def geopackage(self, asked: Mapping[str, Any]) -> Answer:
         """Predictions of a city as a base64-encoded GeoPackage, with its file name."""
         city = self._city(asked)
-        view = city.view(str(asked.get("view")))
+        view = find(city.views, str(asked.get("view")), "view")
         found = view.predictions
         if found is None:
             raise InputError(f"{city.name} has no predictions to download: too few labels.")
@@ -91,13 +91,13 @@ class MapPanel:
         return {"name": f"{city.name}-{view.name}{mark}.gpkg", "content": content}
 
     def _city(self, asked: Mapping[str, Any]) -> ShownCity:
-        return find_city(self.cities, str(asked.get("city")))
+        return find(self.cities, str(asked.get("city")), "city")
 
     def _controls(self, city: ShownCity) -> str:
         return render("controls", city=city, cities=self.cities, views=VIEW_TITLES, layers=LAYERS)
 
 
-def answered(method: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], Answer]:
+def _answered(method: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], Answer]:
     """Wrap a server function to return user errors as messages."""
 
     @wraps(method)
@@ -110,4 +110,4 @@ def answered(method: Callable[[Mapping[str, Any]], Answer]) -> Callable[[Any], A
     return answer
 
 
-__all__ = ["MapPanel", "answered"]
+__all__ = ["MapPanel"]

@@ -1,7 +1,7 @@
 """Nearest-neighbour search of regions by cosine similarity of their embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,7 @@ from pipelines.evaluation.search.nearest import plain_keys, top_k, unit
 Vectors = NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """Search result: row number of the region and its cosine similarity."""
 
     row: int
@@ -40,10 +39,6 @@ class Neighbours:
             for score, number in zip(scores[0], numbers[0], strict=True)
         ]
         return [one for one in found if one.row != without][:top]
-
-    def best(self, vectors: Vectors) -> NDArray[np.float32]:
-        """Cosine similarity of each vector `(M, D)` to its nearest region, `(M,)`."""
-        return top_k(unit(vectors), self.keys, 1)[0][:, 0]
 
 
 def side_by_side(parts: Sequence[Vectors]) -> Vectors:

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from pipelines.evaluation.search.prompts import Prompts, read_prompts
 from pipelines.evaluation.search.zero_shot import score_view
 from pipelines.prediction.predict import predict_new
 
-from .cities import VIEW_TITLES, Cities, ShownCity, find_city
+from .cities import VIEW_TITLES, Cities, ShownCity, find
 from .model import Towers
 from .neighbours import side_by_side
 from .page import notice, render
 from .pictures import PICTURE_SIDE, shrunk
 from .region_card import estimate_lines, region_button
-from .uploads import Upload, read_uploads
+from .uploads import Uploads, read_uploads
 
 SIMILAR = 6
 REGION_ID = "uploaded"
@@ -34,19 +33,6 @@ ORDER = ("street_view", "satellite")  # order of the views in concatenated vecto
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Result of an upload.
-
-    Attributes:
-        html: HTML of the result.
-        files: Paths of the downloads; empty after an error.
-    """
-
-    html: str
-    files: list[str]
-
-
 def answer(
     cities: Cities,
     towers: Towers,
@@ -54,7 +40,7 @@ def answer(
     street_views: list[str] | None,
     satellite: str | None,
     example: str = "",
-) -> Answer:
+) -> tuple[str, list[str]]:
     """Embed, describe and compare uploaded images; user errors are returned as messages.
 
     Args:
@@ -64,17 +50,17 @@ def answer(
         street_views: Paths of the uploaded street views.
         satellite: Path of the uploaded satellite image.
         example: Region id of the example images; empty for uploads.
+
+    Returns:
+        HTML of the result, and paths of the downloads.
     """
     try:
-        compared = find_city(cities, city)
-        upload = read_uploads(street_views, satellite)
-        vectors = {
-            view: towers.encode_images(images).mean(0) for view, images in upload.views.items()
-        }
-        html = _html(compared, towers, upload, vectors, example)
-        return Answer(html, write_files(upload, vectors, towers))
+        compared = find(cities, city, "city")
+        uploads = read_uploads(street_views, satellite)
+        vectors = {view: towers.encode_images(images).mean(0) for view, images in uploads.items()}
+        return _html(compared, towers, uploads, vectors, example), _files(uploads, vectors, towers)
     except InputError as error:
-        return Answer(notice(str(error)), [])
+        return notice(str(error)), []
 
 
 def example_files(city: ShownCity, folder: Path) -> tuple[list[str], str | None]:
@@ -88,10 +74,10 @@ def example_files(city: ShownCity, folder: Path) -> tuple[list[str], str | None]
     return found["street_view"], next(iter(found["satellite"]), None)
 
 
-def write_files(upload: Upload, vectors: Mapping[str, Floats], towers: Towers) -> list[str]:
+def _files(uploads: Uploads, vectors: Mapping[str, Floats], towers: Towers) -> list[str]:
     """Write the vectors as an embedding table (Parquet, as `evaluate.py embed` does) and as CSV."""
     folder = Path(tempfile.mkdtemp(prefix="urbanln-"))
-    counts = {view: np.array([len(images)]) for view, images in upload.views.items()}
+    counts = {view: np.array([len(images)]) for view, images in uploads.items()}
     metadata = {"label": REGION_ID, "encoder": towers.name, "dim": towers.encoder.dim}
     rows = {view: vector[None] for view, vector in vectors.items()}
     write_embeddings(folder / "region.parquet", [REGION_ID], counts, rows, metadata)
@@ -101,12 +87,12 @@ def write_files(upload: Upload, vectors: Mapping[str, Floats], towers: Towers) -
 
 
 def _html(
-    city: ShownCity, towers: Towers, upload: Upload, vectors: Mapping[str, Floats], example: str
+    city: ShownCity, towers: Towers, uploads: Uploads, vectors: Mapping[str, Floats], example: str
 ) -> str:
     view = BOTH if len(vectors) == 2 else next(iter(vectors))
     previews = [
         (f"{VIEW_TITLES[name]} {n}", shrunk(image, PICTURE_SIDE))
-        for name, images in upload.views.items()
+        for name, images in uploads.items()
         for n, image in enumerate(images, start=1)
     ]
     return render(
@@ -131,8 +117,8 @@ def _compared(city: ShownCity, view: str, vectors: Mapping[str, Floats]) -> dict
         values = predict_new(found, np.concatenate(parts, axis=1)).iloc[0]
         lines = estimate_lines(city, values)
     return {
-        "lines": [line for line in lines if not line.unlike],
-        "unlike": [line for line in lines if line.unlike],
+        "lines": [line for line in lines if not line["unlike"]],
+        "unlike": [line for line in lines if line["unlike"]],
         "similar": [region_button(city, one) for one in shown.neighbours.search(similar, SIMILAR)],
     }
 
@@ -164,4 +150,4 @@ def _meters(
     return meters
 
 
-__all__ = ["Answer", "answer", "example_files", "write_files"]
+__all__ = ["answer", "example_files"]

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from dataset_builders.errors import DatasetError
 from dataset_builders.images import BadImageError, decode_image, encode_image
 from dataset_builders.parquet import open_shard
 from dataset_builders.storage import table_shards
+from dataset_builders.unique import RepeatedIdError
 
 THUMBNAIL_SIDE, PICTURE_SIDE = 192, 768  # pixels, at most
 KEPT_PICTURES, KEPT_GROUPS = 2048, 16
@@ -110,11 +112,15 @@ class Pictures:
     def _read_uncached(self, number: int, side: int) -> Picture:
         values = self._row(number)
         known = [values[name] for name in SHOWN[2:] if values.get(name)]
+        try:
+            jpeg = shrunk(decode_image(values["bytes"]), side)
+        except BadImageError:
+            jpeg = None
         return Picture(
             image_id=self.image_ids[number],
             region_id=values["region_id"],
             view=self.view,
-            jpeg=reduced(values["bytes"], side),
+            jpeg=jpeg,
             caption=values.get("caption"),
             caption_model=values.get("caption_model"),
             origin=", ".join(dict.fromkeys(known)),
@@ -129,15 +135,6 @@ def _read_group(path: Path, group: int) -> pa.Table:
         return file.read_row_group(group, columns=have, use_threads=False)
 
 
-def reduced(data: bytes, side: int) -> bytes | None:
-    """Decode and resize an image to a JPEG of at most `side` pixels; None if decoding fails."""
-    try:
-        image = decode_image(data)
-    except BadImageError:
-        return None
-    return shrunk(image, side)
-
-
 def shrunk(image: Image.Image, side: int) -> bytes:
     """Resize an image to a JPEG of at most `side` pixels."""
     small = image.copy()
@@ -145,4 +142,21 @@ def shrunk(image: Image.Image, side: int) -> bytes:
     return encode_image(small, quality=82)
 
 
-__all__ = ["PICTURE_SIDE", "THUMBNAIL_SIDE", "Picture", "Pictures", "reduced", "shrunk"]
+def open_pictures(dataset_name: str, city: str) -> dict[str, Pictures]:
+    """Open the image tables of the views that a city has, satellite first.
+
+    Raises:
+        RepeatedIdError: If a table has several rows for an image.
+    """
+    found = {}
+    for view in ("satellite", "street_view"):
+        try:
+            found[view] = Pictures(dataset_name, city, view)
+        except RepeatedIdError:
+            raise
+        except DatasetError:  # a city with only one view
+            continue
+    return found
+
+
+__all__ = ["PICTURE_SIDE", "THUMBNAIL_SIDE", "Picture", "Pictures", "open_pictures", "shrunk"]

@@ -1,7 +1,5 @@
 """Card of a region: images, estimates and similar regions."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +7,10 @@ import pandas as pd
 
 from pipelines.prediction.estimate import UNLIKE
 from pipelines.prediction.labels import Indicator
+from pipelines.prediction.predict import Predictions
 
-from .amounts import Amounts, amounts_of, rounded
-from .cities import VIEW_TITLES, Cities, ShownCity
+from .amounts import amounts_of, rounded
+from .cities import VIEW_TITLES, Cities, ShownCity, find
 from .neighbours import Neighbour
 from .page import render
 from .pictures import THUMBNAIL_SIDE, Picture
@@ -19,30 +18,6 @@ from .pictures import THUMBNAIL_SIDE, Picture
 STREET_VIEWS_SHOWN = 4
 SIMILAR = 6
 SQUARE_KM = 1e6
-
-
-@dataclass(frozen=True)
-class Line:
-    """Row of the table of estimates.
-
-    Attributes:
-        name: Name of the indicator.
-        unit: Unit of its values.
-        measured: Measured value as text; "–" if unknown.
-        estimated: Estimate as text.
-        interval: Interval as text; empty with too few labels for one.
-        at: Positions of estimate, interval ends and measured value within the range of the city's
-            values, in percent; None if unknown.
-        unlike: Whether the images are outside the training distribution.
-    """
-
-    name: str
-    unit: str
-    measured: str
-    estimated: str
-    interval: str
-    at: dict[str, float | None]
-    unlike: bool
 
 
 def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> str:
@@ -57,9 +32,8 @@ def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> s
     Raises:
         InputError: There is no such region or view.
     """
-    row = city.row(region_id)
-    shown = city.view(view)
-    found = shown.predictions
+    row = find(city.rows, region_id, "region")
+    found = find(city.views, view, "view").predictions
     lines = [] if found is None else estimate_lines(city, found.table.iloc[row], row)
     pictures, hidden = _pictures(city, region_id)
     return render(
@@ -69,10 +43,10 @@ def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> s
         facts=_facts(city, row),
         pictures=pictures,
         hidden=hidden,
-        lines=[line for line in lines if not line.unlike],
-        unlike=[line for line in lines if line.unlike],
+        lines=[line for line in lines if not line["unlike"]],
+        unlike=[line for line in lines if line["unlike"]],
         with_measured=True,
-        coverage=coverage(city, view),
+        coverage=_coverage(found),
         protocol="" if found is None else found.verdicts[0].protocol,
         view=VIEW_TITLES[view],
         similar=_similar(cities, city, view, row),
@@ -80,41 +54,46 @@ def region_card(cities: Cities, city: ShownCity, view: str, region_id: str) -> s
     )
 
 
-def estimate_lines(city: ShownCity, values: "pd.Series[Any]", row: int | None = None) -> list[Line]:
-    """One line per indicator that has an estimate.
+def estimate_lines(
+    city: ShownCity, values: "pd.Series[Any]", row: int | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the table of estimates, one per indicator that has an estimate.
 
     Args:
         city: City of the indicators.
         values: `<indicator>_predicted`, `_low`, `_high` and `_status` of a region.
         row: Row number of the region; None for uploaded images, which have no measured values.
+
+    Returns:
+        For each row `name`, `unit`, the texts `measured`, `estimated` and `interval` (empty with
+        too few labels), `at`, the positions within the range of the city's values in percent (None
+        if unknown), and `unlike`, whether the images are outside the training distribution.
     """
     lines = []
-    for indicator in city.indicators:
-        name = indicator.name
+    for name, indicator in city.indicators.items():
         value = float(values.get(f"{name}_predicted", np.nan))
         if not np.isfinite(value):
             continue
         low, high = float(values[f"{name}_low"]), float(values[f"{name}_high"])
         measured = np.nan if row is None else float(indicator.raw[row])
-        amounts: Amounts = amounts_of(indicator)
-        at = _positions(indicator, {"value": value, "low": low, "high": high, "dot": measured})
+        amounts = amounts_of(indicator)
+        raw = {"value": value, "low": low, "high": high, "dot": measured}
         lines.append(
-            Line(
-                name,
-                indicator.unit,
-                amounts.measured(measured),
-                amounts.estimated(value),
-                amounts.between(low, high),
-                at,
-                values[f"{name}_status"] == UNLIKE,
-            )
+            {
+                "name": name,
+                "unit": indicator.unit,
+                "measured": amounts.measured(measured),
+                "estimated": amounts.estimated(value),
+                "interval": amounts.between(low, high),
+                "at": _positions(indicator, raw),
+                "unlike": values[f"{name}_status"] == UNLIKE,
+            }
         )
     return lines
 
 
-def coverage(city: ShownCity, view: str) -> float | None:
+def _coverage(found: Predictions | None) -> float | None:
     """Coverage of the intervals on held-out regions, averaged over the indicators."""
-    found = city.view(view).predictions
     known = [one.coverage for one in found.verdicts if one.coverage is not None] if found else []
     return float(np.mean(known)) if known else None
 
@@ -154,58 +133,34 @@ def _pictures(city: ShownCity, region_id: str) -> tuple[list[Picture], dict[str,
 
 
 def _similar(cities: Cities, city: ShownCity, view: str, row: int) -> dict[str, list[Any]]:
-    vector = city.view(view).similar[row]
+    shown = city.views[view]
+    vector = shown.similar[row]
     if not np.isfinite(vector).all():
         return {"here": [], "elsewhere": []}
-    here = city.view(view).neighbours.search(vector, SIMILAR, without=row)
-    elsewhere = similar_elsewhere(cities, city, view, vector)
-    return {
-        "here": [region_button(city, one) for one in here],
-        "elsewhere": [region_button(*one) for one in elsewhere],
-    }
-
-
-def similar_elsewhere(
-    cities: Cities, city: ShownCity, view: str, vector: np.ndarray
-) -> list[tuple[ShownCity, Neighbour]]:
-    """Nearest regions in other cities with this view, nearest first."""
-    found = [
+    elsewhere = [
         (other, one)
         for other in cities.values()
         if other is not city and view in other.views
         for one in other.views[view].neighbours.search(vector, SIMILAR)
     ]
-    return sorted(found, key=lambda pair: -pair[1].cosine)[:SIMILAR]
+    nearest = sorted(elsewhere, key=lambda pair: -pair[1].cosine)[:SIMILAR]
+    return {
+        "here": [region_button(city, one) for one in shown.neighbours.search(vector, SIMILAR, row)],
+        "elsewhere": [region_button(*pair) for pair in nearest],
+    }
 
 
 def region_button(city: ShownCity, one: Neighbour, rank: int | None = None) -> dict[str, Any]:
-    """Values for a button that opens the card of a region."""
+    """Values for a button with a thumbnail that opens the card of a region."""
     region_id = city.region_ids[one.row]
-    shown = thumbnail(city, region_id)
+    shown = (own.of_region(region_id, 1, THUMBNAIL_SIDE) for own in city.pictures.values())
     return {
         "city": city.name,
         "region_id": region_id,
-        "jpeg": shown.jpeg if shown else None,
+        "jpeg": next((pictures[0].jpeg for pictures in shown if pictures), None),
         "cosine": one.cosine,
         "rank": rank,
     }
 
 
-def thumbnail(city: ShownCity, region_id: str) -> Picture | None:
-    """Thumbnail of a region, from a satellite image if there is one."""
-    views: Sequence[str] = ("satellite", "street_view")
-    for pictures in (city.pictures[view] for view in views if view in city.pictures):
-        if found := pictures.of_region(region_id, 1, THUMBNAIL_SIDE):
-            return found[0]
-    return None
-
-
-__all__ = [
-    "Line",
-    "coverage",
-    "estimate_lines",
-    "region_button",
-    "region_card",
-    "similar_elsewhere",
-    "thumbnail",
-]
+__all__ = ["estimate_lines", "region_button", "region_card"]

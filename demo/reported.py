@@ -1,30 +1,13 @@
 """Scores of `evaluate.py probe` for a system and for the location-only control."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
 from pipelines.evaluation.probe.predictions import RESULTS_FILE
-from pipelines.evaluation.probe.results import ResultRow, read_rows
+from pipelines.evaluation.probe.results import read_rows
 
 COORDINATES = "coordinates"
-
-
-@dataclass(frozen=True)
-class Reported:
-    """R² over splits.
-
-    Attributes:
-        mean: Mean over the splits.
-        sd: Standard deviation over the splits; 0 for a single split.
-        splits: Number of splits.
-    """
-
-    mean: float
-    sd: float
-    splits: int
 
 
 class Report:
@@ -36,36 +19,26 @@ class Report:
     """
 
     def __init__(self, results: str | None, city: str):
-        path = None if results is None else Path(results) / city / RESULTS_FILE
-        self.rows = [] if path is None else list(read_rows(path))
+        self.rows = [] if results is None else list(read_rows(Path(results) / city / RESULTS_FILE))
 
     def sentence(self, system: str, view: str, indicator: str, protocol: str) -> str:
         """Score of the ridge probe beside the best location-only control; empty if unknown."""
-        mine = [row for row in self.rows if (row.indicator, row.protocol) == (indicator, protocol)]
-        own = _r2(
-            row for row in mine if (row.system, row.view, row.probe) == (system, view, "ridge")
-        )
-        if own is None:
+        own, controls = [], []
+        for row in self.rows:
+            if (row.indicator, row.protocol) == (indicator, protocol):
+                if (row.system, row.view, row.probe) == (system, view, "ridge"):
+                    own.append(row.r2)
+                elif row.system == COORDINATES:
+                    controls.append((row.probe, row.r2))
+        r2 = pd.Series(own, dtype=float).dropna()
+        if r2.empty:
             return ""
-        probes = sorted({row.probe for row in mine if row.system == COORDINATES})
-        controls = [
-            found
-            for probe in probes
-            if (found := _r2(r for r in mine if (r.system, r.probe) == (COORDINATES, probe)))
-        ]
-        text = f"Probe score over {own.splits} splits: R² {own.mean:.2f} ± {own.sd:.2f}"
-        if controls:
-            best = max(controls, key=lambda one: one.mean)
-            text += f" (coordinates only, without images: {best.mean:.2f})"
+        sd = r2.std() if len(r2) > 1 else 0.0
+        text = f"Probe score over {len(r2)} splits: R² {r2.mean():.2f} ± {sd:.2f}"
+        best = pd.DataFrame(controls, columns=["probe", "r2"]).groupby("probe")["r2"].mean().max()
+        if pd.notna(best):
+            text += f" (coordinates only, without images: {best:.2f})"
         return f"{text}."
 
 
-def _r2(rows: Iterable[ResultRow]) -> Reported | None:
-    values = np.array([row.r2 for row in rows])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    return Reported(float(values.mean()), float(values.std(ddof=len(values) > 1)), len(values))
-
-
-__all__ = ["Report", "Reported"]
+__all__ = ["Report"]

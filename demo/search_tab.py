@@ -7,12 +7,11 @@ import matplotlib
 import numpy as np
 
 from dataset_builders.captions import plain_text
-from pipelines.evaluation.embed.text_tower import TextTower
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.search.nearest import unit
 
 from .choropleth import outline
-from .cities import VIEW_TITLES, Cities, ShownCity, find_city
+from .cities import VIEW_TITLES, Cities, ShownCity, find
 from .model import Towers
 from .neighbours import Neighbours
 from .page import notice, render, title
@@ -38,8 +37,7 @@ class Search:
     """
 
     def __init__(self, cities: Cities, towers: Towers):
-        if towers.tower is None:
-            raise ValueError(f"{towers.name} has no text tower.")
+        assert towers.tower is not None
         self.cities, self.tower = cities, towers.tower
         self._measuring = Lock()
         self._recall = lru_cache(lambda name, view: measure_recall(cities[name], view, towers))
@@ -51,13 +49,8 @@ class Search:
 
     def note(self, name: str, view: str) -> str:
         """Measured recall as HTML."""
-        return render(
-            "recall",
-            recall=self.recall(name, view),
-            city=name,
-            view=view,
-            poor_below=POOR_BELOW,
-        )
+        recall = self.recall(name, view)
+        return render("recall", recall=recall, city=name, view=view, poor_below=POOR_BELOW)
 
     def examples(self, name: str, view: str) -> list[str]:
         """Example queries: caption sentences that retrieve their region, or general ones."""
@@ -73,7 +66,7 @@ class Search:
             view: `satellite` or `street_view`.
         """
         try:
-            return self._found(query, find_city(self.cities, name), view)
+            return self._found(query, find(self.cities, name, "city"), view)
         except InputError as error:
             return notice(str(error))
 
@@ -97,7 +90,7 @@ class Search:
             hits=[region_button(city, hit, rank) for rank, hit in enumerate(hits, start=1)],
             svg=_highlight(city, neighbours, vector, [hit.row for hit in hits]),
             doubt=_doubt(self.recall(city.name, view), hits[0].cosine),
-            truncated=_read_tokens(self.tower, words),
+            truncated=self.tower.max_length if self.tower.count_truncated([words]) else None,
         )
 
 
@@ -118,29 +111,13 @@ def _doubt(recall: Recall | None, best: float) -> str:
     return "Search quality of this model is low (see above)." if recall.poor else ""
 
 
-def _read_tokens(tower: TextTower, words: str) -> int | None:
-    return tower.max_length if tower.count_truncated([words]) else None
-
-
 def _highlight(city: ShownCity, neighbours: Neighbours, vector: np.ndarray, rows: list[int]) -> str:
     """Map with regions coloured by the rank of their similarity and the results outlined."""
     scores = neighbours.keys.vectors @ vector
     share = np.zeros(len(city.region_ids))
     share[neighbours.rows] = np.argsort(np.argsort(scores)) / max(len(scores) - 1, 1)
     colours = matplotlib.colormaps["magma"](0.1 + 0.85 * share**3)
-    svg = outline(city).replace(
-        ' tabindex="0" role="application" aria-roledescription="map"', ' role="img"'
-    )
-    head, *paths = svg.split("<path data-i=")
-    *_, last = paths
-    tail = last[last.index("/>") + 2 :]
-    shapes = [path[: path.index("/>")] for path in paths]
-    painted = "".join(
-        f'<path fill="{matplotlib.colors.to_hex(colour)}" data-i={shape}/>'
-        for colour, shape in zip(colours, shapes, strict=True)
-    )
-    outlined = "".join(f'<path class="hit" data-i={shapes[row]}/>' for row in rows)
-    return f"{head}{painted}{outlined}{tail}"
+    return outline(city, [matplotlib.colors.to_hex(one) for one in colours], rows)
 
 
 __all__ = ["EXAMPLES", "Search", "views_for_search"]

@@ -112,8 +112,8 @@ def own_images_tab(cities: Cities, towers: Towers) -> None:
     def describe(
         city: str, street_views: list[str] | None, satellite: str | None, example: str = ""
     ) -> tuple[str, Any]:
-        found = own_images.answer(cities, towers, city, street_views, satellite, example)
-        return found.html, gr.File(value=found.files or None, visible=bool(found.files))
+        html, files = own_images.answer(cities, towers, city, street_views, satellite, example)
+        return html, gr.File(value=files or None, visible=bool(files))
 
     def open_tab(city: str, shown: str) -> tuple[Any, ...]:
         """Describe the example images when the tab is first opened."""

@@ -1,14 +1,16 @@
-"""Validation and decoding of uploaded images.
+"""Limits, validation and decoding of uploaded images.
 
-Only uploaded files are read, never URLs. The file size is checked before reading and the number of
-pixels before decoding; the format is detected from the content, not from the name.
+Only uploaded files are read, never URLs. The size of a request is checked before it is stored, that
+of a file before reading and the number of pixels before decoding; the format is detected from the
+content, not from the name.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from starlette.responses import JSONResponse
 
 from dataset_builders.images import BadImageError, decode_image
 from pipelines.evaluation.errors import InputError
@@ -40,34 +42,20 @@ REASONS = {
     "aspect_ratio": "it is too narrow",
 }
 ELSE = "Upload a JPEG, PNG or WebP image."
+MAX_UPLOAD_BYTES = (MAX_STREET_VIEWS + 1) * MAX_BYTES  # per request, which may hold many files
+
+Uploads = dict[str, list[Image.Image]]
 
 
-@dataclass(frozen=True)
-class Upload:
-    """Decoded images of an upload.
-
-    Attributes:
-        street_views: Upright RGB images.
-        satellite: Upright RGB image, or None.
-    """
-
-    street_views: list[Image.Image]
-    satellite: Image.Image | None
-
-    @property
-    def views(self) -> dict[str, list[Image.Image]]:
-        """Images by view, without empty views."""
-        above = [] if self.satellite is None else [self.satellite]
-        both = {"street_view": self.street_views, "satellite": above}
-        return {name: images for name, images in both.items() if images}
-
-
-def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> Upload:
+def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> Uploads:
     """Decode uploaded files.
 
     Args:
         street_views: Paths on this server.
         satellite: Path on this server.
+
+    Returns:
+        Upright RGB images by view, for the views with any.
 
     Raises:
         InputError: There is no file, there are too many, or one is not a usable image.
@@ -83,8 +71,10 @@ def read_uploads(street_views: Sequence[str] | None, satellite: str | None) -> U
             f"At most {MAX_STREET_VIEWS} street views can be uploaded, got {len(names)}. Use "
             "`python evaluate.py embed` for larger collections."
         )
-    above = None if satellite is None else read_picture(Path(satellite))
-    return Upload([read_picture(Path(name)) for name in names], above)
+    given = {"street_view": names, "satellite": [] if satellite is None else [satellite]}
+    return {
+        view: [read_picture(Path(name)) for name in paths] for view, paths in given.items() if paths
+    }
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -133,4 +123,32 @@ def _kind(path: Path) -> str:
     return "text"
 
 
-__all__ = ["MAX_STREET_VIEWS", "Upload", "read_picture", "read_uploads"]
+class UploadLimit:
+    """ASGI middleware that rejects uploads with a missing or too large `Content-Length`."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle an ASGI request."""
+        app = self.app
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload"):
+            header = dict(scope["headers"]).get(b"content-length", b"")
+            length = int(header) if header.isdigit() else 0
+            if scope["method"] == "POST" and not 0 < length <= MAX_UPLOAD_BYTES:
+                detail = (
+                    f"At most {MAX_STREET_VIEWS} images of {MAX_BYTES // 1_000_000} MB each can be "
+                    f"uploaded; got {length / 1e6:.0f} MB. Upload fewer or smaller ones."
+                )
+                app = JSONResponse({"detail": detail}, status_code=413)
+        await app(scope, receive, send)
+
+
+__all__ = [
+    "MAX_STREET_VIEWS",
+    "MAX_UPLOAD_BYTES",
+    "UploadLimit",
+    "Uploads",
+    "read_picture",
+    "read_uploads",
+]

@@ -76,6 +76,21 @@ class HubServer(ThreadingHTTPServer):
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
 
+    def connect(self, monkeypatch: Any, home: Any) -> None:
+        """Direct `huggingface_hub` and `datasets` of this process to this server."""
+        import datasets
+        from huggingface_hub import constants
+
+        template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", self.url)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", self.token)
+
     def files(self, key: str, revision: str = "main") -> dict[str, bytes]:
         found = self.repos[key].resolve(revision)
         assert found is not None

@@ -88,10 +88,14 @@ def cities(settings, towers):
 
 
 @pytest.fixture(scope="session")
-def address(settings) -> Iterator[str]:
+def address(settings, cities, towers) -> Iterator[str]:
+    """URL of the page, which shares cities and model with the tests."""
     from demo.app import build_app, launch_options
 
-    app = build_app(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("demo.cities.open_cities", lambda *_: cities)
+        patch.setattr("demo.model.load_towers", lambda *_: towers)
+        app = build_app(settings)
     _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     yield url
     app.close()

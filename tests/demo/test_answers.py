@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -13,19 +15,20 @@ from PIL import Image
 
 from dataset_builders.captions import clean_caption
 from dataset_builders.images import decode_image
+from dataset_builders.unique import RepeatedIdError
 from demo.amounts import Amounts, amounts_of, rounded
 from demo.caption_page import caption_page, open_candidates
-from demo.choropleth import outline, paint
+from demo.choropleth import LAYERS, outline, paint
 from demo.cities import ShownCity, open_cities
 from demo.map_panel import MapPanel
 from demo.model import Towers
 from demo.neighbours import Neighbours, side_by_side
 from demo.own_images import answer
+from demo.pictures import open_pictures
 from demo.recall import Recall, _examples, measure_recall
 from demo.region_card import region_card
 from demo.reported import Report
 from demo.search_tab import Search
-from demo.settings import DemoSettings
 from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.search.nearest import unit
@@ -50,7 +53,7 @@ def shown_city(X: np.ndarray, raw: np.ndarray, unit: str = "people") -> ShownCit
     population = Indicator("population", unit, "ln1p", raw)
     inputs = Inputs(regions, [population], None, [], 4000.0, synthetic=True)  # type: ignore[arg-type]
     table = EmbeddingTable("e", {}, ids, {"satellite": X.astype(np.float32)}, "")
-    return ShownCity("town", "d", inputs, table, {}, Report(None, "town"))
+    return ShownCity("town", inputs, table, {}, Report(None, "town"))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def half_labelled() -> ShownCity:
     return shown_city(X, raw)
 
 
-def test_hostile_ids_and_units_stay_text(town):
+def test_html_in_ids_and_units_is_escaped(town):
     panel = MapPanel({"town": town})
     asked = {
         "city": "town",
@@ -90,41 +93,34 @@ def test_hostile_ids_and_units_stay_text(town):
     ("name", "asked", "said"),
     [
         ("city", {"city": "atlantis"}, "There is no city 'atlantis'"),
-        ("city", None, "There is no city"),
         ("city", [1], "There is no city"),
         ("layer", {"city": "town", "layer": "lies"}, "The layer must be one of"),
-        ("layer", {"city": "town", "layer": "measured", "view": "x"}, "has no"),
-        ("region", {"city": "town", "view": "satellite", "region": "r"}, "has no region 'r'"),
+        ("layer", {"city": "town", "layer": "measured", "view": "x"}, "There is no"),
+        ("region", {"city": "town", "view": "satellite", "region": "r"}, "There is no region 'r'"),
         ("region", {"city": {"a": 1}, "view": [], "region": {}}, "There is no city"),
     ],
 )
-def test_junk_is_answered_with_a_message(town, name, asked, said):
+def test_invalid_requests_are_answered_with_a_message(town, name, asked, said):
     functions = {function.__name__: function for function in MapPanel({"town": town}).functions}
     assert said in functions[name](asked)["error"]
 
 
-def test_measured_and_estimated_share_a_scale_and_are_raw_values(town):
-    measured = paint(town, "satellite", "population", "measured")
-    estimated = paint(town, "satellite", "population", "estimated")
+def test_layers_share_a_scale_and_show_raw_values(town):
+    measured, estimated, error = (paint(town, "satellite", "population", layer) for layer in LAYERS)
     ticks = [one.legend.partition('<div class="ticks">')[2] for one in (measured, estimated)]
     assert ticks[0] == ticks[1]
-    raw = float(town.indicators[0].raw[0])
+    raw = float(town.indicators["population"].raw[0])
     assert measured.values[0] == rounded(raw, 3, 1.0)
     held_out = town.views["satellite"].predictions.table["population_predicted"]
     assert estimated.values[0] == rounded(float(held_out.iloc[0]), 2, 1.0)
     assert "trained without its district and the regions next to it" in estimated.note
     assert "synthetic" in estimated.note
+    wanted = f"estimated {estimated.values[3]}, measured "
+    assert error.values[3].startswith(wanted)
+    assert "estimated ÷ measured" in error.legend
 
 
-def test_an_error_is_told_by_both_values(town):
-    painted = paint(town, "satellite", "population", "error")
-    estimated = paint(town, "satellite", "population", "estimated").values[3]
-    measured = paint(town, "satellite", "population", "measured").values[3]
-    assert painted.values[3] == f"estimated {estimated}, measured {measured}"
-    assert "estimated ÷ measured" in painted.legend
-
-
-def test_estimates_from_images_unlike_the_training_are_folded_and_not_painted(half_labelled):
+def test_estimates_from_images_unlike_the_training_are_collapsed_and_not_painted(half_labelled):
     painted = paint(half_labelled, "satellite", "population", "estimated")
     assert painted.values[130] == "–"
     assert painted.values[0] != "–"
@@ -138,20 +134,19 @@ def test_estimates_from_images_unlike_the_training_are_folded_and_not_painted(ha
     assert "folded" not in like
 
 
-def test_a_city_with_too_few_labels_is_shown_without_estimates():
+def test_city_with_too_few_labels_is_shown_without_estimates():
     raw = np.full(SIDE * SIDE, np.nan)
     raw[:5] = np.arange(5)
     city = shown_city(np.random.default_rng(0).normal(size=(SIDE * SIDE, 6)), raw)
     card = region_card({"town": city}, city, "satellite", city.region_ids[0])
     assert "too few regions have labels" in card
     assert "too few labels" in paint(city, "satellite", "population", "estimated").note
-    panel = MapPanel({"town": city})
-    asked = {"city": "town", "view": "satellite"}
-    geopackage = {one.__name__: one for one in panel.functions}["geopackage"]
-    assert "no predictions to download" in geopackage(asked)["error"]
+    functions = {one.__name__: one for one in MapPanel({"town": city}).functions}
+    answer = functions["geopackage"]({"city": "town", "view": "satellite"})
+    assert "no predictions to download" in answer["error"]
 
 
-def test_outline_has_a_path_a_region_north_up(town):
+def test_outline_has_one_path_per_region_with_north_up(town):
     svg = outline(town)
     assert svg.count("<path data-i=") == 144
     south = float(svg.split('data-i="0" d="M')[1].split()[1].split("a")[0])
@@ -159,15 +154,9 @@ def test_outline_has_a_path_a_region_north_up(town):
     assert north < south
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(0, "0"), (12.345, "12.3"), (1234.5, "1,230"), (0.00123, "0.00123"), (np.nan, "–")],
-)
-def test_numbers_are_rounded_to_significant_digits(value, said):
-    assert rounded(value, 3) == said
-
-
-def test_counts_are_whole_and_intervals_are_in_words():
+def test_numbers_are_rounded_to_significant_digits_and_counts_are_whole():
+    values = {0: "0", 12.345: "12.3", 1234.5: "1,230", 0.00123: "0.00123", np.nan: "–"}
+    assert [rounded(value, 3) for value in values] == list(values.values())
     crime = amounts_of(Indicator("crime", "incidents", "ln1p", np.array([0.0, 3.0, 21.0])))
     assert crime.between(0.000216, 21.4) == "up to 21"
     assert crime.between(3.2, 180.7) == "between 3 and 180"
@@ -176,16 +165,13 @@ def test_counts_are_whole_and_intervals_are_in_words():
     light = amounts_of(Indicator("night_light", "nW", "ln1p", np.array([0.5, 2.86, 41.2])))
     assert light.estimated(2.8564) == "2.9"
     assert light.estimated(0.0001) == "0"
-
-
-def test_a_constant_zero_indicator_can_be_written():
     assert amounts_of(Indicator("crime", "u", "ln1p", np.zeros(3))) == Amounts(1.0)
 
 
 # ---- neighbours ---------------------------------------------------------------------------------
 
 
-def test_neighbours_are_those_of_the_full_matrix_without_the_region_itself():
+def test_neighbours_equal_the_full_matrix_without_the_region_itself():
     X = np.random.default_rng(0).normal(size=(50, 8))
     X[7] = np.nan
     found = Neighbours(X).search(X[3], 5, without=3)
@@ -195,7 +181,7 @@ def test_neighbours_are_those_of_the_full_matrix_without_the_region_itself():
     assert [one.cosine for one in found] == pytest.approx(np.sort(cosines)[::-1][:5], abs=1e-6)
 
 
-def test_cosine_side_by_side_is_the_mean_of_both_views():
+def test_cosine_of_both_views_is_the_mean_of_their_cosines():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(4, 5)), rng.normal(size=(4, 7))
     both = unit(side_by_side([a, b]))
@@ -206,89 +192,69 @@ def test_cosine_side_by_side_is_the_mean_of_both_views():
 # ---- cities -------------------------------------------------------------------------------------
 
 
-def test_tables_of_another_model_or_of_random_weights_are_passed_over(settings, tmp_path, towers):
-    table = read_embeddings(next(iter_tables(settings)))
+def test_cities_start_with_the_requested_one(settings, towers):
+    found = open_cities(replace(settings, city="oldgate"), towers.encoder.name, towers.encoder.dim)
+    assert list(found) == ["oldgate", "harborview"]
+    with pytest.raises(InputError, match=r"'atlantis' \(--city\); choose one of harborview, old"):
+        open_cities(replace(settings, city="atlantis"), towers.encoder.name, towers.encoder.dim)
+
+
+def test_tables_of_another_model_or_random_weights_are_skipped(settings, tmp_path, towers):
+    table = read_embeddings(next(Path(settings.embeddings[0]).rglob("*.parquet")))
     counts = {view: np.ones(len(table.region_ids), np.int64) for view in table.vectors}
     for label, changes in (("narrow", {}), ("random", {"random_init": True})):
         vectors = {v: x[:, :3] if label == "narrow" else x for v, x in table.vectors.items()}
         metadata = {**table.metadata, **changes, "label": label}
         write_embeddings(tmp_path / f"{label}.parquet", table.region_ids, counts, vectors, metadata)
-    other = DemoSettings(settings.dataset_name, "m", (str(tmp_path),))
+    other = replace(settings, embeddings=(str(tmp_path),))
     with pytest.raises(InputError, match="found: narrow, random"):
         open_cities(other, towers.encoder.name, towers.encoder.dim)
 
 
-def iter_tables(settings):
-    from pathlib import Path
-
-    return Path(settings.embeddings[0]).rglob("*.parquet")
-
-
-def test_a_city_that_is_not_there_is_named(settings, towers):
-    other = DemoSettings(settings.dataset_name, "m", settings.embeddings, city="atlantis")
-    with pytest.raises(InputError, match=r"'atlantis' \(--city\); choose one of harborview, old"):
-        open_cities(other, towers.encoder.name, towers.encoder.dim)
-
-
-def test_the_city_that_is_asked_for_comes_first(settings, towers):
-    other = DemoSettings(settings.dataset_name, "m", settings.embeddings, city="oldgate")
-    assert list(open_cities(other, towers.encoder.name, towers.encoder.dim)) == [
-        "oldgate",
-        "harborview",
-    ]
+def test_rejects_repeated_image_ids_and_accepts_a_missing_view(tiny_city, tmp_path):
+    root = tmp_path / "d"
+    shutil.copytree(tiny_city, root)
+    shutil.rmtree(root / "data" / "harborview-street_view")
+    assert list(open_pictures(str(root), "harborview")) == ["satellite"]
+    shards = root / "data" / "harborview-satellite"
+    shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
+    with pytest.raises(RepeatedIdError, match="36 rows repeat the image_id"):
+        open_pictures(str(root), "harborview")
 
 
-# ---- captions, search, own images ----------------------------------------------------------------
+# ---- captions -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def candidates(settings):
-    return open_candidates(settings.dataset_name)
-
-
-def test_a_city_without_captions_has_a_polite_page(two_cities, tmp_path):
-    folder = tmp_path / "dataset"
-    shutil.copytree(two_cities, folder)
-    shutil.rmtree(folder / "data" / "oldgate-captions")
-    page = caption_page(open_candidates(str(folder)), "oldgate", None)
-    assert 'role="status"' in page
-    assert "python -m pipelines.captioning run" in page
-
-
-def test_an_unknown_image_is_told_of_one_that_is_known(candidates):
-    page = caption_page(candidates, "harborview", "<b>nothing</b>")
-    assert "&lt;b&gt;nothing" in page
-    assert candidates["harborview"].image_ids[0] in page
-
-
-def test_the_image_with_most_struck_out_is_shown_first(two_cities, tmp_path):
+def test_captions_open_on_the_image_with_most_removed_phrases(two_cities, tmp_path):
     folder = tmp_path / "dataset"
     shutil.copytree(two_cities, folder)
     path = folder / "data" / "oldgate-captions" / "part-00000.parquet"
     table = pq.read_table(path)
     last = table["image_id"].to_pylist()[-1]
-    struck = json.dumps([{"text": "a red bus", "kept": False}])
-    phrases = [struck if one == last else None for one in table["image_id"].to_pylist()]
-    pq.write_table(table.append_column("phrases", pa.array(phrases, pa.string())), path)
-    oldgate = open_candidates(str(folder))["oldgate"]
-    assert oldgate.image_ids[0] != last
-    assert oldgate.opening == last
-
-
-def test_struck_out_phrases_are_shown_with_score_and_reason(candidates, monkeypatch):
-    phrases = (
-        '[{"text": "red bus", "kept": false, "score": 0.0031, "reason": "below_threshold"},'
-        ' {"text": "a tree", "kept": true, "score": 0.5, "reason": ""}]'
-    )
-    rows = [{"model": "m", "text": "t", "kept": True, "chosen": True, "score": 0.5},
-            {"model": "n", "text": "u", "kept": False, "drop_reason": "too_short"}]  # fmt: skip
-    rows[0]["phrases"] = phrases
-    monkeypatch.setattr(candidates["harborview"], "of_image", lambda image_id: rows)
-    page = caption_page(candidates, "harborview", None)
+    phrases = [
+        {"text": "red bus", "kept": False, "score": 0.0031, "reason": "below_threshold"},
+        {"text": "a tree", "kept": True, "score": 0.5, "reason": ""},
+    ]
+    column = [json.dumps(phrases) if one == last else None for one in table["image_id"].to_pylist()]
+    pq.write_table(table.append_column("phrases", pa.array(column, pa.string())), path)
+    shutil.rmtree(folder / "data" / "harborview-captions")
+    candidates = open_candidates(str(folder))
+    assert candidates["oldgate"].image_ids[0] != last
+    page = caption_page(candidates, "oldgate", None)
+    assert f"<b>{last}</b>" in page
     assert "<s>red bus</s> 0.003" in page
     assert "not found in the image" in page
     assert "<s>a tree" not in page
-    assert "dropped: too short" in page
+
+    unknown = caption_page(candidates, "oldgate", "<b>nothing</b>")
+    assert "&lt;b&gt;nothing" in unknown
+    assert last in unknown
+    without = caption_page(candidates, "harborview", None)
+    assert 'role="status"' in without
+    assert "python -m pipelines.captioning run" in without
+
+
+# ---- search -------------------------------------------------------------------------------------
 
 
 def measured(**changed) -> Recall:
@@ -297,14 +263,9 @@ def measured(**changed) -> Recall:
     return Recall(**{**values, **changed})
 
 
-@pytest.fixture
-def search(cities, towers, monkeypatch) -> Search:
-    """Search with a model of good measured recall."""
+def test_search_ranks_regions_by_cosine(cities, towers, monkeypatch):
     monkeypatch.setattr("demo.search_tab.measure_recall", lambda *_: measured())
-    return Search(cities, towers)
-
-
-def test_search_finds_the_regions_of_the_highest_cosine(search, cities, towers):
+    search = Search(cities, towers)
     page = search.page("a river", "harborview", "satellite")
     city = cities["harborview"]
     scores = unit(city.views["satellite"].X) @ unit(towers.tower.encode(["a river"]))[0]
@@ -321,7 +282,7 @@ def test_search_finds_the_regions_of_the_highest_cosine(search, cities, towers):
         ({"floor": 1.1}, "No good match"),
     ],
 )
-def test_poor_searches_and_words_that_match_nothing_are_folded_away(
+def test_search_collapses_results_of_poor_models_and_matches(
     cities, towers, monkeypatch, changed, said
 ):
     monkeypatch.setattr("demo.search_tab.measure_recall", lambda *_: measured(**changed))
@@ -330,14 +291,14 @@ def test_poor_searches_and_words_that_match_nothing_are_folded_away(
     assert said in page
 
 
-def test_poor_is_below_twice_chance_where_that_can_be_reached():
+def test_recall_is_poor_below_twice_chance_if_that_is_attainable():
     assert measured(text_to_image=0.09).poor
     assert not measured(text_to_image=0.11).poor
     assert not measured(text_to_image=0.95, chance=0.6).poor
     assert measured(text_to_image=0.7, chance=0.6).poor
 
 
-def test_recall_is_that_of_the_images_a_model_was_not_trained_on(cities, towers, tmp_path):
+def test_recall_is_measured_on_images_that_the_model_was_not_trained_on(cities, towers, tmp_path):
     city = cities["harborview"]
     ids = city.pictures["satellite"].image_ids
     seen = pa.table({"table": ["harborview-satellite"] * 20, "image_id": ids[:20],
@@ -358,20 +319,18 @@ def test_recall_is_that_of_the_images_a_model_was_not_trained_on(cities, towers,
     assert found.chance == pytest.approx(5 / found.images, abs=0.05)
 
 
-def test_images_that_may_have_been_trained_on_are_said_to_be(cities, towers):
-    note = Search(cities, towers).note("harborview", "satellite")
-    assert "which the model may have been trained on" in note
+def test_note_states_training_images_and_examples_find_their_region(cities, towers):
+    search = Search(cities, towers)
+    note = search.note("harborview", "satellite")
     assert "36 captioned satellite images" in note
-
-
-def test_examples_find_their_own_region(cities, towers):
-    city = cities["harborview"]
-    found = measure_recall(city, "street_view", towers)
-    assert found.examples
-    pictures = city.pictures["street_view"]
+    assert "which the model may have been trained on" in note
+    assert "Search quality is unknown" in search.note("oldgate", "satellite")
+    pictures = cities["harborview"].pictures["satellite"]
     shown = [pictures.by_id(name) for name in pictures.image_ids]
-    for example in found.examples:
-        page = Search(cities, towers).page(example, "harborview", "street_view")
+    examples = search.recall("harborview", "satellite").examples
+    assert examples
+    for example in examples:
+        page = search.page(example, "harborview", "satellite")
         own = [one.region_id for one in shown if example in (one.caption or "")]
         assert any(f'data-region="{region}"' in page for region in own)
 
@@ -383,49 +342,7 @@ def test_examples_are_dissimilar_and_of_different_images():
     assert _examples(owners, ranks, matches) == ("it has houses in rows", "a park")
 
 
-def test_a_city_of_too_few_captioned_images_has_no_recall(cities, towers):
-    assert "Search quality is unknown" in Search(cities, towers).note("oldgate", "satellite")
-
-
-def test_vectors_of_own_images_are_the_mean_of_the_encoders(cities, towers, picture_files):
-    files = picture_files["street_view"][:2]
-    found = answer(cities, towers, "harborview", files, None)
-    table = read_embeddings_of(found.files)
-    images = [Image.open(name).convert("RGB") for name in files]
-    wanted = np.mean([towers.encoder.encode(towers.encoder.prepare(i)[None])[0] for i in images], 0)
-    np.testing.assert_allclose(table.vectors["street_view"][0], wanted, atol=1e-5)
-    assert pq.read_schema(found.files[0]).names[0] == "region_id"
-
-
-def read_embeddings_of(files: list[str]) -> EmbeddingTable:
-    from pathlib import Path
-
-    return read_embeddings(Path(files[0]))
-
-
-def test_views_the_city_lacks_are_told_and_still_give_vectors(town, towers, picture_files):
-    found = answer({"town": town}, towers, "town", picture_files["street_view"], None)
-    assert "Town has no embeddings of street views" in found.html
-    assert len(found.files) == 2
-
-
-def test_own_images_unlike_the_training_have_their_estimates_folded(
-    cities, towers, picture_files, monkeypatch
-):
-    files = picture_files["satellite"][:1]
-    usual = answer(cities, towers, "harborview", None, files[0]).html
-    monkeypatch.setattr(
-        "demo.own_images.predict_new",
-        lambda found, X: predict_new(found, X + 1e3),
-    )
-    unusual = answer(cities, towers, "harborview", None, files[0]).html
-    assert "similar to those of the training regions" in usual
-    assert "folded" not in usual
-    assert unusual.index("<details") < unusual.index('<table class="predictions">')
-    assert "unlike those of any labelled region" in unusual
-
-
-def test_the_search_tab_of_an_encoder_without_a_text_tower_says_so(cities, towers):
+def test_search_tab_without_a_text_tower_says_so(cities, towers):
     import gradio as gr
 
     from demo.tabs import search_tab
@@ -433,3 +350,35 @@ def test_the_search_tab_of_an_encoder_without_a_text_tower_says_so(cities, tower
     with gr.Blocks(analytics_enabled=False) as app:
         search_tab(cities, Towers(towers.encoder))
     assert "has no text tower, so text search is not available" in json.dumps(app.config)
+
+
+# ---- own images ---------------------------------------------------------------------------------
+
+
+def test_vectors_of_uploads_are_means_of_the_encoder(cities, towers, picture_files, town):
+    files = picture_files["street_view"][:2]
+    _, (written, _) = answer(cities, towers, "oldgate", files, None)
+    table = read_embeddings(Path(written))
+    images = [Image.open(name).convert("RGB") for name in files]
+    wanted = np.mean([towers.encoder.encode(towers.encoder.prepare(i)[None])[0] for i in images], 0)
+    np.testing.assert_allclose(table.vectors["street_view"][0], wanted, atol=1e-5)
+    assert pq.read_schema(written).names[0] == "region_id"
+    html, paths = answer({"town": town}, towers, "town", files, None)
+    assert "Town has no embeddings of street views" in html
+    assert len(paths) == 2
+
+
+def test_uploads_unlike_the_training_have_their_estimates_collapsed(
+    cities, towers, picture_files, monkeypatch
+):
+    files = picture_files["satellite"][:1]
+    usual, _ = answer(cities, towers, "harborview", None, files[0])
+    monkeypatch.setattr(
+        "demo.own_images.predict_new",
+        lambda found, X: predict_new(found, X + 1e3),
+    )
+    unusual, _ = answer(cities, towers, "harborview", None, files[0])
+    assert "similar to those of the training regions" in usual
+    assert "folded" not in usual
+    assert unusual.index("<details") < unusual.index('<table class="predictions">')
+    assert "unlike those of any labelled region" in unusual

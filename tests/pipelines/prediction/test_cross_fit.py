@@ -1,7 +1,6 @@
 from itertools import product
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +26,7 @@ def problem(seed: int = 0):
     return X, Y, np.arange(N) // 6
 
 
-def test_folds_hold_whole_districts_and_are_balanced():
+def test_folds_are_balanced_and_hold_complete_districts():
     _, _, districts = problem()
     usable = np.arange(N) % 7 != 0
     folds = make_folds(usable, districts, nothing_near)
@@ -39,9 +38,9 @@ def test_folds_hold_whole_districts_and_are_balanced():
     assert sizes.max() - sizes.min() <= 6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), district=st.integers(0, 14), near=st.booleans())
-def test_a_districts_labels_do_not_change_its_predictions(seed, district, near):
+def test_labels_of_a_district_do_not_change_its_predictions(seed, district, near):
     X, Y, districts = problem(seed)
     folds = make_folds(np.ones(N, bool), districts, neighbours_near if near else nothing_near)
     before = cross_fit(Ridge(X), Y, folds).held_out
@@ -55,7 +54,7 @@ def test_a_districts_labels_do_not_change_its_predictions(seed, district, near):
     assert not np.allclose(before[~own], after[~own])
 
 
-def test_what_touches_a_district_is_not_trained_on():
+def test_does_not_train_on_regions_near_a_district():
     X, Y, districts = problem()
     folds = make_folds(np.ones(N, bool), districts, neighbours_near)
     calls = []
@@ -70,7 +69,7 @@ def test_what_touches_a_district_is_not_trained_on():
     assert len(calls) == 10 + 5  # each pair of folds, then each fold
 
 
-def test_settings_are_chosen_within_the_other_folds():
+def test_selects_hyperparameters_within_the_other_folds():
     """Compare with loops: every alpha on every other fold, by models trained on neither."""
     X, Y, districts = problem(3)
     folds = make_folds(np.ones(N, bool), districts, nothing_near)
@@ -92,7 +91,7 @@ def test_settings_are_chosen_within_the_other_folds():
         np.testing.assert_allclose(found[test, k], expected, rtol=1e-9)
 
 
-def test_regions_without_a_label_are_predicted_by_all_labelled_ones():
+def test_predicts_unlabelled_regions_from_all_labels():
     X, Y, districts = problem()
     usable = np.arange(N) >= 12
     labels = np.where(usable[:, None], Y, np.nan)
@@ -105,7 +104,7 @@ def test_regions_without_a_label_are_predicted_by_all_labelled_ones():
     assert np.isnan(fit.held_out[:12]).all()
 
 
-def test_a_fold_that_leaves_too_few_to_train_on_is_not_predicted():
+def test_skips_folds_with_too_few_training_regions_and_limits_folds_to_districts():
     X, Y, _ = problem()
     usable = np.arange(N) < 12
     folds = make_folds(usable, np.arange(N) // 4, nothing_near)
@@ -113,9 +112,6 @@ def test_a_fold_that_leaves_too_few_to_train_on_is_not_predicted():
     assert np.isfinite(held_out[:12]).all()
     folds = make_folds(usable, np.arange(N) // 6, nothing_near)
     assert np.isnan(cross_fit(Ridge(X), Y, folds).held_out).all()
-
-
-@pytest.mark.parametrize("districts", [1, 2])
-def test_few_districts_make_few_folds(districts):
-    folds = make_folds(np.ones(N, bool), np.arange(N) % districts, nothing_near)
-    assert len(folds.names) == districts
+    for districts in (1, 2):
+        folds = make_folds(np.ones(N, bool), np.arange(N) % districts, nothing_near)
+        assert len(folds.names) == districts

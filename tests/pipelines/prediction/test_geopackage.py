@@ -35,7 +35,7 @@ def package(tmp_path_factory):
     return path, table
 
 
-def test_gdal_reads_the_table_back(package):
+def test_gdal_reads_the_table(package):
     path, table = package
     read = gpd.read_file(path, layer="predictions")
     assert read.crs == "EPSG:4326"
@@ -45,7 +45,7 @@ def test_gdal_reads_the_table_back(package):
     assert not list(path.parent.glob(".*"))
 
 
-def test_one_style_is_the_default_and_every_value_has_a_class(package):
+def test_styles_have_a_class_for_every_value(package):
     path, table = package
     with sqlite3.connect(path) as connection:
         rows = connection.execute(
@@ -77,7 +77,7 @@ def test_one_style_is_the_default_and_every_value_has_a_class(package):
         assert len(ranges) == 7
 
 
-def test_classes_hold_about_equally_many_and_are_symmetric_around_zero():
+def test_class_breaks_are_quantiles_or_symmetric():
     values = np.array([0.0] * 10 + list(range(1, 61)), float)
     breaks = class_breaks(values)
     assert breaks == sorted(set(breaks))

@@ -23,7 +23,7 @@ def data(n: int, dim: int, labels: int = 2):
 
 
 @pytest.mark.parametrize(("n", "dim"), [(30, 40), (200, 12)])
-def test_ridge_equals_scikit_learn_with_more_numbers_than_rows_and_fewer(n, dim, monkeypatch):
+def test_ridge_equals_scikit_learn(n, dim, monkeypatch):
     monkeypatch.setattr(models, "ROWS_AT_ONCE", 7)
     X, Y, train, out = data(n, dim)
     X[train[0], 3] = X[out[0], 4] = np.nan
@@ -47,7 +47,7 @@ def test_ridge_equals_scikit_learn_with_more_numbers_than_rows_and_fewer(n, dim,
             )
 
 
-def test_nearest_neighbours_equal_scikit_learn_and_refuse_more_than_there_are():
+def test_nearest_neighbours_equal_scikit_learn():
     rng = np.random.default_rng(0)
     xy, Y = rng.uniform(0, 1000, (60, 2)), rng.normal(size=(60, 3))
     train, out = np.arange(0, 20), np.arange(20, 60)
@@ -58,7 +58,7 @@ def test_nearest_neighbours_equal_scikit_learn_and_refuse_more_than_there_are():
     assert np.isnan(found[2]).all()
 
 
-def test_trees_are_the_stages_of_scikit_learn_boosting():
+def test_trees_equal_stages_of_scikit_learn_boosting():
     X, Y, train, out = data(80, 4)
     found = Trees(X, leaves=(4,))(Y, train, out)
     assert found.shape == (20, len(out), 2)

@@ -20,7 +20,7 @@ def page(town, tmp_path_factory):
     return folder / "predictions.html"
 
 
-def test_the_page_shows_verdict_and_maps_and_loads_nothing(page, start_browser):
+def test_page_shows_verdict_and_maps_and_loads_nothing(page, start_browser):
     browser = start_browser()
     browser.get(page.as_uri())
     assert f"{NAME} ({UNIT})" in browser.find_element("tag name", "h2").text

@@ -6,7 +6,7 @@ from pipelines.prediction.place import make_place
 from tests.wards import make_wards, touching_pairs
 
 
-def test_no_fold_of_uneven_polygons_is_trained_on_what_touches_it():
+def test_folds_of_uneven_polygons_do_not_touch_their_training_regions():
     wards = make_wards(0)
     y = np.arange(len(wards), dtype=float)
     place = make_place(wards, [Indicator("t", "u", "identity", y)])

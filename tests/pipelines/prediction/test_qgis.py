@@ -52,7 +52,7 @@ def qgis_is_there() -> bool:
 
 
 @pytest.mark.slow
-def test_qgis_opens_it_coloured(town, tmp_path):
+def test_qgis_opens_the_geopackage_with_colours(town, tmp_path):
     if not qgis_is_there():
         pytest.skip("QGIS is not installed (Debian: apt-get install python3-qgis)")
     predict_regions(

@@ -4,8 +4,6 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from pipelines.common.errors import InputError
-from pipelines.prediction import predict_regions
 from pipelines.prediction.cli import main
 from tests.pipelines.prediction.conftest import CRS, ORIGIN, SIDE
 
@@ -35,7 +33,7 @@ def embeddings(town, tmp_path_factory):
     return path
 
 
-def test_the_command_needs_no_photos(town, embeddings, tmp_path, capsys):
+def test_command_predicts_from_rasters_without_photos(town, embeddings, tmp_path, capsys):
     command = [
         *("--encoder", "raster", "--raster", str(embeddings), "--regions", str(town.tracts)),
         *("--region_id", "tract", "--indicator", "height", "--unit", "m"),
@@ -51,18 +49,9 @@ def test_the_command_needs_no_photos(town, embeddings, tmp_path, capsys):
     error = np.abs(table["height_predicted"] - town.values)[hidden]
     assert error.median() < 3
     assert set(table["n_images"]) == {0, 25}
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"encoder": "colour_texture"}, "--encoder raster with --raster"),
-        ({"rasters": ()}, "--encoder raster with --raster"),
-        ({"regions": None, "side_m": 500}, "Without images, pass polygons by --regions"),
-    ],
-)
-def test_what_does_not_go_together_is_an_error(town, embeddings, changed, said):
-    arguments = {"regions": town.tracts, "region_id": "tract", "indicators": {"height": "m"}}
-    arguments |= {"encoder": "raster", "rasters": [embeddings]}
-    with pytest.raises(InputError, match=said):
-        predict_regions(**(arguments | changed))
+    both = [*command, "--images", str(town.photos), "--encoder", "colour_texture"]
+    assert main(both) == 2
+    assert "--encoder raster with --raster" in capsys.readouterr().err
+    squares = [*command[:3], "--side_m", "500", *command[-6:]]
+    assert main(squares) == 2
+    assert "Without images, pass polygons by --regions" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def make(n=400, images=0.3, location=1.0, districts=20, half_width=0.5, seed=0, 
         (0.7, 0.7, "not significant", "do not differ significantly"),
     ],
 )
-def test_the_answer_follows_the_interval_of_the_difference(images, location, answer, words):
+def test_answer_follows_the_interval_of_the_difference(images, location, answer, words):
     verdict = judge(*make(images=images, location=location))
     assert verdict.better_than_location == answer
     assert words in verdict.sentence
@@ -48,13 +48,13 @@ def test_the_answer_follows_the_interval_of_the_difference(images, location, ans
 
 
 @pytest.mark.parametrize("few", [{"n": 99}, {"districts": 7}])
-def test_too_few_regions_or_districts_are_not_judged(few):
+def test_does_not_judge_too_few_regions_or_districts(few):
     verdict = judge(*make(**few))
     assert verdict.better_than_location == "too few regions"
     assert "too few regions to judge" in verdict.sentence
 
 
-def test_an_exploding_interval_is_not_estimable():
+def test_very_wide_interval_is_not_estimable():
     verdict = judge(*make(location=15.0, districts=8, n=104))
     assert verdict.location.r2 is None
     assert verdict.location.text == "not estimable"
@@ -68,25 +68,21 @@ def test_an_exploding_interval_is_not_estimable():
         (0.9, "spans half the range of labels: do not rely"),
     ],
 )
-def test_wide_intervals_are_compared_with_the_range_of_labels(half_width, words):
+def test_states_interval_width_relative_to_the_labels(half_width, words):
     verdict = judge(*make(half_width=half_width))
     assert words in verdict.sentence
 
 
-def test_coverage_is_the_share_of_labels_within_their_interval():
+def test_r2_and_coverage_are_those_of_the_pooled_predictions():
     estimate, place = make()
-    inside = np.abs(estimate.value - estimate.indicator.y) <= 0.5
-    assert judge(estimate, place).coverage == pytest.approx(inside.mean(), abs=1e-4)
-
-
-def test_r2_is_that_of_the_pooled_predictions():
-    estimate, place = make()
-    y = estimate.indicator.y
+    y, verdict = estimate.indicator.y, judge(estimate, place)
     expected = 1 - np.square(estimate.value - y).sum() / np.square(y - y.mean()).sum()
-    assert judge(estimate, place).images.r2 == pytest.approx(expected, abs=1e-4)
+    assert verdict.images.r2 == pytest.approx(expected, abs=1e-4)
+    inside = np.abs(estimate.value - y) <= 0.5
+    assert verdict.coverage == pytest.approx(inside.mean(), abs=1e-4)
 
 
-def test_skewed_amounts_are_modelled_as_logarithms_and_others_as_they_are():
+def test_models_logarithms_of_skewed_amounts_only():
     rng = np.random.default_rng(0)
     raw = {
         "people": np.exp(rng.normal(5, 1.5, 300)),

@@ -1,6 +1,8 @@
 """Exports run in other runtimes and give the model's embeddings."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +16,9 @@ import modeling_urbanln  # noqa: F401 - registers the auto classes
 from dataset_builders.files import ForeignFileError
 from pipelines.common.errors import InputError
 from pipelines.release import export as exporting
-from pipelines.release.__main__ import FORMATS
 from pipelines.release.export import Check, export
+from pipelines.release.model_card import write_model_card
+from pipelines.release.runs import read_run
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -33,11 +36,7 @@ def exported(tiny_model_dir, tmp_path_factory):
     return folder / "out", export(str(tiny_model_dir), folder / "out", images=pictures)
 
 
-def test_the_command_line_and_the_function_know_the_same_formats():
-    assert exporting.FORMATS == FORMATS
-
-
-def test_every_format_is_checked_against_torch(exported):
+def test_every_format_equals_torch(exported):
     folder, checks = exported
     assert {one.file for one in checks} == {
         "onnx/vision_model.onnx",
@@ -60,7 +59,7 @@ def test_every_format_is_checked_against_torch(exported):
 
 
 @pytest.mark.slow
-def test_a_siglip_exports_alike_and_reads_texts_at_full_length(tiny_siglip_model_dir, tmp_path):
+def test_siglip_exports_read_texts_at_full_length(tiny_siglip_model_dir, tmp_path):
     checks = export(str(tiny_siglip_model_dir), tmp_path)
     assert len(checks) == 7
     for one in checks:
@@ -77,7 +76,7 @@ def test_a_siglip_exports_alike_and_reads_texts_at_full_length(tiny_siglip_model
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_onnx_takes_any_batch_and_any_length(exported, tiny_model_dir):
+def test_onnx_takes_any_batch_size_and_text_length(exported, tiny_model_dir):
     folder, _ = exported
     model = AutoModel.from_pretrained(tiny_model_dir).eval()
     processor = AutoProcessor.from_pretrained(tiny_model_dir)
@@ -90,7 +89,7 @@ def test_onnx_takes_any_batch_and_any_length(exported, tiny_model_dir):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_an_export_needs_none_of_this_project(exported, tmp_path):
+def test_onnx_runs_without_torch_and_as_the_card_shows(exported, tiny_model_dir, tmp_path):
     folder, _ = exported
     code = (
         "import sys, onnxruntime, numpy as np\n"
@@ -100,9 +99,19 @@ def test_an_export_needs_none_of_this_project(exported, tmp_path):
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_model_dir, run)
+    shutil.copytree(folder / "onnx", run / "onnx")
+    shutil.copy(folder / "export.json", run)
+    text = write_model_card(read_run(run), "org/name").read_text()
+    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1]
+    found = {"hf_hub_download": lambda repo, file: str(run / file)}
+    local = block.replace("from huggingface_hub import hf_hub_download\n", "")
+    exec(local.replace('from_pretrained("org/name")', f"from_pretrained({str(run)!r})"), found)
+    assert found["vectors"].shape == (1, 16)
 
 
-def test_sentence_transformers_loads_texts_and_images(exported, tiny_model_dir):
+def test_sentence_transformers_encodes_texts_and_images(exported, tiny_model_dir):
     from sentence_transformers import SentenceTransformer
 
     folder, _ = exported
@@ -120,36 +129,22 @@ def test_sentence_transformers_loads_texts_and_images(exported, tiny_model_dir):
     assert loaded.max_seq_length == 248
 
 
-def test_int8_is_smaller_where_weights_are_many(exported):
-    folder, _ = exported
-    size = {p.name: p.stat().st_size for p in (folder / "onnx").iterdir()}
-    assert size["vision_model_int8.onnx"] < size["vision_model.onnx"]
-
-
-@pytest.mark.parametrize(
-    ("formats", "message"), [(["onxx"], "Formats must be among"), (["int8"], "int8 needs onnx")]
-)
-def test_wrong_formats_are_told(tiny_model_dir, tmp_path, formats, message):
-    with pytest.raises(InputError, match=message):
-        export(str(tiny_model_dir), tmp_path, formats)
-
-
-def test_what_is_no_model_is_told(tmp_path):
+def test_rejects_wrong_formats_models_and_deviating_exports(tiny_model_dir, tmp_path):
+    with pytest.raises(InputError, match="Formats must be among"):
+        export(str(tiny_model_dir), tmp_path / "out", ["onxx"])
+    with pytest.raises(InputError, match="int8 needs onnx"):
+        export(str(tiny_model_dir), tmp_path / "out", ["int8"])
     with pytest.raises(InputError, match="No usable model"):
         export(str(tmp_path), tmp_path / "out")
-
-
-def test_an_export_that_is_far_off_is_refused():
-    exact = Check("onnx/text_model.onnx", 1e-2, 0.999, 3, "noise")
-    with pytest.raises(InputError, match="deviates too much from the model"):
-        exporting._refuse_far([exact])
     exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.995, 3, "noise")])
-    with pytest.raises(InputError, match="deviates"):
-        exporting._refuse_far([Check("onnx/text_model_int8.onnx", 1e-2, 0.98, 3, "noise")])
+    for far in (Check("text_model.onnx", 1e-2, 0.999, 3, ""), Check("_int8.onnx", 0, 0.98, 3, "")):
+        with pytest.raises(InputError, match="deviates too much from the model"):
+            exporting._refuse_far([far])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_openvino_alone_leaves_no_onnx_and_what_is_somebody_elses(tiny_model_dir, tmp_path):
+def test_openvino_alone_leaves_no_onnx_and_keeps_foreign_files(tiny_model_dir, tmp_path):
     theirs = tmp_path / "onnx" / "vision_model.onnx"
     theirs.parent.mkdir()
     theirs.write_bytes(b"theirs")

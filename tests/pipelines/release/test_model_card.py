@@ -2,7 +2,6 @@ import json
 import shutil
 
 import pytest
-import torch
 import yaml
 from huggingface_hub import ModelCard
 
@@ -87,14 +86,19 @@ def card_of(folder, results=None):
     return ModelCard.load(write_model_card(read_run(folder, results), "org/urbanln-tiny"))
 
 
-def test_the_card_says_what_the_files_say(folder, tmp_path):
-    text = card_of(folder, write_results(tmp_path / "results")).text
-    assert "1,620 training, 180 validation, 3 rejected" in text
-    assert "18 (1.0%); the longest has 260" in text
-    assert "`learning_rate` | 0.0005" in text
-    assert "image to text 0.250, chance 0.010" in text
-    assert "without the test regions" in text
-    assert "230 s in 1 process(es); device: cpu" in text
+def test_card_reports_training_scores_controls_and_intervals(folder, tmp_path):
+    card = card_of(folder, write_results(tmp_path / "results"))
+    text, data = card.text, card.data
+    for said in (
+        "1,620 training, 180 validation, 3 rejected",
+        "18 (1.0%); the longest has 260",
+        "`learning_rate` | 0.0005",
+        "image to text 0.250, chance 0.010",
+        "without the test regions",
+        "230 s in 1 process(es); device: cpu",
+        "![lyon-block-map](figures/lyon-block-map.png)",
+    ):
+        assert said in text
     table = text[text.index("| system |") : text.index("## Figures")].splitlines()
     assert table[2:] == [
         "| mean (control) | -0.01 ± 0.00 |",
@@ -105,64 +109,72 @@ def test_the_card_says_what_the_files_say(folder, tmp_path):
         "| *test regions* | 100 |",
         "",
     ]
-    assert "![lyon-block-map](figures/lyon-block-map.png)" in text
     assert (folder / "figures" / "lyon-block-map.png").read_bytes() == b"a picture"
     assert "ynthetic" not in text
-
-
-def test_the_head_is_what_the_hub_takes(folder, tmp_path):
-    data = card_of(folder, write_results(tmp_path / "results")).data
-    assert data.library_name == "transformers"
-    assert data.pipeline_tag == "image-feature-extraction"
-    assert data.license == "apache-2.0"
-    assert data.model_name == "urbanln-tiny"
+    assert (data.library_name, data.license) == ("transformers", "apache-2.0")
+    assert (data.pipeline_tag, data.model_name) == ("image-feature-extraction", "urbanln-tiny")
     (result,) = data.eval_results
-    assert (result.metric_type, result.metric_value) == ("r2", 0.5)
-    assert result.dataset_name == "lyon"
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("r2", 0.5, "lyon")
     assert result.metric_args["r2_of_coordinates_only"] == 0.4
     assert result.metric_args["difference_ci95"] == [-0.04, 0.25]
 
 
-def test_a_model_without_scores_claims_none(folder):
+def test_card_without_results_has_exports_but_no_scores(folder):
+    check = {"file": "onnx/vision_model.onnx", "max_difference": 3e-7, "min_cosine": 0.9999999,
+             "vectors": 7, "on": "noise and images"}  # fmt: skip
+    (folder / "export.json").write_text(json.dumps([check]))
     card = card_of(folder)
     assert card.data.eval_results is None
     assert "## Scores" not in card.text
+    row = "| `onnx/vision_model.onnx` | 1.000000 | 3.0e-07 | 7 | noise and images |"
+    assert row in card.text
 
 
-def test_simulated_scores_say_so(folder, tmp_path):
-    card = card_of(folder, write_results(tmp_path / "results", synthetic=True))
+def test_card_marks_simulated_scores_and_names_each_indicator(folder, tmp_path):
+    rows = ROWS + [{**one, "indicator": "carbon"} for one in ROWS]
+    gains = [GAIN, {**GAIN, "indicator": "carbon"}]
+    card = card_of(folder, write_results(tmp_path / "results", rows, gains=gains, synthetic=True))
     assert "> **Synthetic.**" in card.text
     assert "lyon (synthetic)" in card.text
     assert "synthetic" in card.data.tags
-    assert card.data.eval_results[0].dataset_name == "lyon (synthetic)"
-
-
-def test_several_indicators_keep_their_names_in_the_index(folder, tmp_path):
-    rows = ROWS + [{**one, "indicator": "carbon"} for one in ROWS]
-    gains = [GAIN, {**GAIN, "indicator": "carbon"}]
-    data = card_of(folder, write_results(tmp_path / "results", rows, gains=gains)).data
-    names = [result.metric_name.split(",")[0] for result in data.eval_results]
+    results = card.data.eval_results
+    assert {result.dataset_name for result in results} == {"lyon (synthetic)"}
+    names = [result.metric_name.split(",")[0] for result in results]
     assert names == ["R2 of gdp", "R2 of carbon"]
 
 
+NOT_CURRENT = {**GAIN, "intervals": {"r2": {"estimate": 0.2, "low": 0.1, "high": 0.3}}}
+
+
 @pytest.mark.parametrize(
-    ("gains", "said"),
+    ("changed", "said"),
     [
-        ([], "no interval"),
-        ([{**GAIN, "probe": "mlp"}], "no interval"),
-        ([{**GAIN, "intervals": {"r2": {"estimate": 0.2, "low": 0.1, "high": 0.3}}}], "outdated"),
+        ({"gains": []}, "no interval.*evaluate.py report"),
+        ({"gains": [{**GAIN, "probe": "mlp"}]}, "no interval"),
+        ({"gains": [NOT_CURRENT]}, "outdated interval"),
+        ({"rows": ROWS[1:]}, "without the control mean"),
+        ({"rows": [ROWS[0], *ROWS[3:]]}, "without the control coordinates"),
+        ({"systems": {**SYSTEMS, "urbanln-b": system()}}, "2 trained UrbanLN systems .*--system"),
     ],
 )
-def test_a_score_without_an_interval_of_these_rows_is_refused(folder, tmp_path, gains, said):
-    with pytest.raises(InputError, match=f"{said}.*evaluate.py report"):
-        read_run(folder, write_results(tmp_path / "results", gains=gains))
+def test_rejects_scores_without_controls_or_current_intervals(folder, tmp_path, changed, said):
+    with pytest.raises(InputError, match=said):
+        read_run(folder, write_results(tmp_path / "results", **changed))
+
+
+def test_selects_the_model_by_its_label(folder, tmp_path):
+    systems = {**SYSTEMS, "urbanln-b": system()}
+    results = write_results(tmp_path / "results", systems=systems)
+    assert read_run(folder, results, "urbanln").cities[0].model == "urbanln"
+    with pytest.raises(InputError, match="no system 'urbanlm'; it has random-init, urbanln"):
+        read_run(folder, results, "urbanlm")
 
 
 def training(group, seed, variant_of=None, differs=""):
     return {"group": group, "seed": seed, "variant_of": variant_of, "differs": differs}
 
 
-def test_trainings_are_one_row_and_variants_an_ablation(folder, tmp_path):
+def test_card_averages_trainings_and_lists_variants_as_ablation(folder, tmp_path):
     systems = {
         "u-s0": system(training=training("u", 0)),
         "u-s1": system(training=training("u", 1)),
@@ -189,46 +201,21 @@ def test_trainings_are_one_row_and_variants_an_ablation(folder, tmp_path):
     assert "u-plain" not in text[: text.index("## Ablation")]
 
 
-def test_which_of_several_systems_is_the_model_has_to_be_said(folder, tmp_path):
-    systems = {**SYSTEMS, "urbanln-b": system()}
-    results = write_results(tmp_path / "results", systems=systems)
-    with pytest.raises(InputError, match=r"2 trained UrbanLN systems .*--system"):
-        read_run(folder, results)
-    assert read_run(folder, results, "urbanln").cities[0].model == "urbanln"
-    with pytest.raises(InputError, match="no system 'urbanlm'; it has random-init, urbanln"):
-        read_run(folder, results, "urbanlm")
+def test_command_writes_the_card_and_keeps_an_edited_one(folder, tmp_path, capsys):
+    command = ["card", str(folder), "--repo", "org/name"]
+    results = write_results(tmp_path / "results")
+    for _ in range(2):
+        assert main([*command, "--results", str(results)]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / "README.md")] * 2
+    (folder / "README.md").write_text("mine")
+    assert main(command) == 2
+    assert "README.md" in capsys.readouterr().err
+    assert (folder / "README.md").read_text() == "mine"
 
 
-def test_exports_stand_with_their_checks(folder):
-    check = {"file": "onnx/vision_model.onnx", "max_difference": 3e-7, "min_cosine": 0.9999999,
-             "vectors": 7, "on": "noise and images"}  # fmt: skip
-    (folder / "export.json").write_text(json.dumps([check]))
-    text = card_of(folder).text
-    assert "| `onnx/vision_model.onnx` | 1.000000 | 3.0e-07 | 7 | noise and images |" in text
-
-
-@pytest.mark.parametrize("control", ["mean", "coordinates"])
-def test_scores_without_their_controls_are_refused(folder, tmp_path, control):
-    rows = [one for one in ROWS if one["system"] != control]
-    with pytest.raises(InputError, match=f"without the control {control}"):
-        read_run(folder, write_results(tmp_path / "results", rows))
-
-
-def test_pickled_weights_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="Pickled weights"):
-        read_run(tmp_path)
-
-
-def test_results_that_are_not_there_are_told(folder, tmp_path):
+def test_rejects_missing_results_and_pickled_weights(folder, tmp_path):
     with pytest.raises(InputError, match="no results"):
         read_run(folder, tmp_path)
-
-
-def test_the_command_line_writes_the_card(folder, tmp_path, capsys):
-    results = write_results(tmp_path / "results")
-    main(["card", str(folder), "--results", str(results), "--repo", "org/name"])
-    assert capsys.readouterr().out.strip() == str(folder / "README.md")
-    assert main(["card", str(tmp_path), "--repo", "org/name"]) == 2
-    assert "not a finished model" in capsys.readouterr().err
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"not a finished model.*pytorch_model\.bin"):
+        read_run(folder)

@@ -40,16 +40,13 @@ def space(tiny_model_dir, tiny_city, vectors, tmp_path_factory):
     return write_space(tmp_path_factory.mktemp("s") / "space", REPO, sources)
 
 
-def test_the_card_is_one_of_a_space(space):
+def test_space_has_a_card_code_and_data_and_nothing_else(space):
     card = RepoCard.load(space / "README.md", ignore_metadata_errors=False)
     data = card.data.to_dict()
     assert (data["title"], data["sdk"], data["app_file"]) == ("urbanln-demo", "gradio", "app.py")
     assert data["sdk_version"].count(".") == 2
     assert "synthetic" in data["tags"]
     assert "**Synthetic.**" in card.text
-
-
-def test_it_holds_what_it_shows_and_no_more(space):
     names = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
     assert {"app.py", "requirements.txt", "demo/app.py", "data/model/model.safetensors"} <= names
     assert "data/embeddings/harborview/urbanln.parquet" in names
@@ -59,7 +56,7 @@ def test_it_holds_what_it_shows_and_no_more(space):
     assert "#" not in requirements
 
 
-def test_it_starts_and_answers(space, tmp_path):
+def test_space_starts_and_answers(space, tmp_path):
     # the folder of app.py precedes an editable install on the path
     ours = ("PYTHONPATH", "GRADIO_SERVER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
@@ -80,13 +77,13 @@ def test_it_starts_and_answers(space, tmp_path):
         process.wait()
 
 
-def hub_sources(vectors):
-    return SpaceSources("org/model", "org/captions", [str(vectors)])
+def hub_sources(*embeddings):
+    return SpaceSources("org/model", "org/captions", [str(one) for one in embeddings])
 
 
 def dry_run(folder, vectors):
     command = ["push", "org/model", "--space", str(folder), "--repo", REPO, "--dry_run"]
-    main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
+    return main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
 
 
 def contents(folder):
@@ -98,48 +95,40 @@ def contents(folder):
     }
 
 
-def test_ids_of_the_hub_stay_ids(vectors, tmp_path):
-    write_space(tmp_path / "space", REPO, hub_sources(vectors))
-    known = json.loads((tmp_path / "space" / "demo" / "demo.json").read_text())
-    assert (known["dataset_name"], known["model_name_or_path"]) == ("org/captions", "org/model")
-    assert not (tmp_path / "space" / "data" / "model").exists()
-    data = RepoCard.load(tmp_path / "space" / "README.md").data
-    assert (data.models, data.datasets) == (["org/model"], ["org/captions"])
-
-
-def test_a_dry_run_shows_the_space_and_writes_nothing(vectors, tmp_path, capsys):
-    dry_run(tmp_path / "space", vectors)
+def test_dry_run_shows_the_space_and_writes_nothing(vectors, tmp_path, capsys):
+    assert dry_run(tmp_path / "space", vectors) == 0
     shown = capsys.readouterr().out
-    assert "sdk: gradio" in shown
-    assert "data/embeddings/harborview/urbanln.parquet" in shown
-    assert "Nothing was sent." in shown
+    for said in ("sdk: gradio", "data/embeddings/harborview/urbanln.parquet", "Nothing was sent."):
+        assert said in shown
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("is_dry", [True, False])
-def test_a_checkout_is_no_space_though_it_holds_demo_json(vectors, tmp_path, capsys, is_dry):
+def test_keeps_a_folder_that_is_not_a_space(vectors, tmp_path, capsys):
     checkout = tmp_path / "checkout"
     for name in (".git/HEAD", "demo/demo.json", "src/thesis.py", "app.py"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text("months of work")
     before = contents(checkout)
-    if is_dry:
-        dry_run(checkout, vectors)
-        assert "was not written by this command" in capsys.readouterr().err
-    else:
-        with pytest.raises(InputError, match="was not written by this command"):
-            write_space(checkout, REPO, hub_sources(vectors))
+    assert dry_run(checkout, vectors) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    with pytest.raises(InputError, match="was not written by this command"):
+        write_space(checkout, REPO, hub_sources(vectors))
     assert contents(checkout) == before
     assert list(tmp_path.iterdir()) == [checkout]
 
 
-def test_a_space_is_written_again_and_what_others_put_there_stays(vectors, tmp_path):
+def test_update_replaces_own_files_and_keeps_foreign_ones(vectors, tmp_path):
     space, notes = tmp_path / "space", tmp_path / "space" / "data" / "notes.txt"
     copied = tmp_path / "more" / "harborview"
     copied.mkdir(parents=True)
     shutil.copy(vectors / "harborview" / "urbanln.parquet", copied / "second.parquet")
-    both = SpaceSources("org/model", "org/captions", [str(vectors), str(copied.parent)])
+    both = hub_sources(vectors, copied.parent)
     write_space(space, REPO, both)
+    known = json.loads((space / "demo" / "demo.json").read_text())
+    assert (known["dataset_name"], known["model_name_or_path"]) == ("org/captions", "org/model")
+    assert not (space / "data" / "model").exists()
+    data = RepoCard.load(space / "README.md").data
+    assert (data.models, data.datasets) == (["org/model"], ["org/captions"])
     (space / ".git").mkdir()
     (space / ".git" / "HEAD").write_text("mine")
     notes.write_text("mine")
@@ -160,21 +149,13 @@ def test_a_space_is_written_again_and_what_others_put_there_stays(vectors, tmp_p
     [
         ({"embeddings": ["nowhere"]}, "[Nn]o embeddings"),
         ({"model": "nowhere"}, "not a finished model"),
-        ({"dataset_name": "nowhere"}, "cannot be published"),
         ({"dataset_name": "/nowhere"}, "cannot be published"),
         ({"results": "nowhere"}, "no results"),
         ({"city": "atlantis"}, "[Nn]o embeddings of 'atlantis', only of harborview"),
     ],
 )
-def test_what_is_missing_is_told(tiny_model_dir, tiny_city, vectors, tmp_path, changed, said):
-    sources = {"model": str(tiny_model_dir), "dataset_name": str(tiny_city)}
-    sources |= {"embeddings": [str(vectors)], **changed}
+def test_rejects_missing_sources(vectors, tmp_path, changed, said):
+    sources = {"model": "org/model", "dataset_name": "org/captions", "embeddings": [str(vectors)]}
     with pytest.raises(InputError, match=said):
-        write_space(tmp_path / "space", REPO, SpaceSources(**sources))
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="was not written by this command"):
-        write_space(tmp_path, REPO, SpaceSources("org/model", "org/captions", []))
-    assert (tmp_path / "mine.txt").exists()
+        write_space(tmp_path / "space", REPO, SpaceSources(**(sources | changed)))
+    assert list(tmp_path.iterdir()) == []
