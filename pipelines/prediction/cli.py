@@ -1,14 +1,20 @@
 """Command line of `python evaluate.py predict`."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from dataset_builders.commands import run_command
+from pipelines.common.command_line import argument, parse_dataclasses
+from pipelines.common.errors import InputError
+from pipelines.evaluation.arguments import EmbedArguments
 
 # waiting threads must not spin, which is slow when other programs use the CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+PROGRAM = "evaluate.py predict"
 DESCRIPTION = """\
 Predict an indicator of unlabelled regions from photos: a map with 90 % intervals, and a verdict on
 whether images predict better than location alone. Regions are polygons or grid cells. Districts are
@@ -32,164 +38,128 @@ squares of several regions that are held out together, so that scores apply to n
 OUTPUT_DIR receives predictions.gpkg (opens coloured in QGIS), predictions.parquet,
 predictions.html, verdict.json and rejects.parquet. Rerun the command to resume an interrupted run.
 """
+EMBED = {one.name: one.metadata["help"] for one in fields(EmbedArguments)}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Argument parser of the command."""
-    top = _Parser(
-        prog="evaluate.py predict",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+@dataclass
+class RegionArguments:
+    """Flags for images, regions and labels."""
+
+    images: str | None = argument(
+        None, "Folder of photos, or a dataset folder; not needed with --raster."
     )
-    inputs = top.add_argument_group("images and regions")
-    add = inputs.add_argument
-    add("--images", help="folder of photos, or a dataset folder; not needed with --raster")
-    add("--csv", help="name of the CSV with coordinates in the folder, if there are several")
-    add("--city", help="city of the dataset, if there are several")
-    add("--regions", help="polygon file (GeoPackage, GeoJSON, Shapefile, GeoParquet)")
-    add("--region_id", help="column of unique region ids")
-    add("--side_m", type=float, help="side of grid squares over the images, in metres")
-    add("--h3_resolution", type=int, help="resolution of H3 cells over the images")
-    labels = top.add_argument_group("labels")
-    add = labels.add_argument
-    add("--indicator", nargs="+", default=[], help="columns to predict; default for a dataset: all")
-    add("--unit", nargs="+", default=[], help="unit of each indicator, in the same order")
-    add(
-        "--labels",
-        help="CSV by region id, CSV with lon and lat, vector file, or raster; default: columns of "
-        "the regions",
+    csv: str | None = argument(
+        None, "Name of the CSV with coordinates in the folder, if there are several."
     )
-    add(
-        "--aggregate",
-        choices=("mean", "sum", "count"),
-        default="mean",
-        help="aggregation of points or raster cells per region (default: mean)",
+    city: str | None = argument(None, "City of the dataset, if there are several.")
+    regions: str | None = argument(
+        None, "Polygon file (GeoPackage, GeoJSON, Shapefile, GeoParquet)."
     )
-    add(
-        "--transform",
-        choices=("auto", "ln1p", "identity"),
-        default="auto",
-        help="scale to model; auto uses ln(y + 1) for skewed amounts (default: auto)",
+    region_id: str | None = argument(None, "Column of unique region ids.")
+    side_m: float | None = argument(None, "Side of grid squares over the images, in metres.")
+    h3_resolution: int | None = argument(None, "Resolution of H3 cells over the images.")
+    indicator: list[str] = argument([], "Columns to predict. Default for a dataset: all.")
+    unit: list[str] = argument([], "Unit of each indicator, in the same order.")
+    labels: str | None = argument(
+        None,
+        "CSV by region id, CSV with lon and lat, vector file, or raster. Default: columns of the "
+        "regions.",
     )
-    model = top.add_argument_group("encoder")
-    add = model.add_argument
-    add(
-        "--encoder",
-        help="efficientnet_lite0, mosaiks, colour_texture, raster, or Hub id or folder of a vision "
-        "or image-text model; default without access to the Hub: efficientnet_lite0",
+    aggregate: Literal["mean", "sum", "count"] = argument(
+        "mean", "Aggregation of points or raster cells per region."
     )
-    add("--model_name_or_path", dest="encoder", help=argparse.SUPPRESS)
-    add("--raster", nargs="+", default=[], help="raster files with one embedding per cell")
-    add(
-        "--raster_layout",
-        choices=("auto", "plain", "alphaearth", "tessera"),
-        default="auto",
-        help="layout of the raster files (default: auto)",
+    transform: Literal["auto", "ln1p", "identity"] = argument(
+        "auto", "Scale to model; auto uses ln(y + 1) for skewed amounts."
     )
-    add("--raster_nodata", type=float, help="nodata value, if the files do not define one")
-    add(
-        "--min_coverage",
-        type=float,
-        default=0.1,
-        help="minimum share of a region that rasters cover (default: 0.1)",
+
+
+@dataclass
+class EncoderArguments:
+    """Flags of the encoder, as in `evaluate.py embed`."""
+
+    encoder: str | None = argument(
+        None,
+        "efficientnet_lite0, mosaiks, colour_texture, raster, or Hub id or folder of a vision or "
+        "image-text model. Default without access to the Hub: efficientnet_lite0.",
     )
-    add("--batch_size", type=int, default=32, help="images per forward pass (default: 32)")
-    add("--num_workers", type=int, help="threads that decode images (default: cores, at most 8)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
-    add("--trust_remote_code", action="store_true", help="run code that comes with a checkpoint")
-    rest = top.add_argument_group("evaluation and output")
-    add = rest.add_argument
-    add(
-        "--protocol",
-        choices=("block", "random"),
-        default="block",
-        help="block holds out complete districts; random holds out single regions, which measures "
-        "interpolation (default: block)",
+    model_name_or_path: str | None = argument(None, EMBED["model_name_or_path"])
+    raster: list[str] = argument([], EMBED["raster"])
+    raster_layout: Literal["auto", "plain", "alphaearth", "tessera"] = argument(
+        "auto", EMBED["raster_layout"]
     )
-    add("--block_m", type=float, help="side of a district in metres (default: from the labels)")
-    add("--seed", type=int, default=0, help="seed of the random protocol's folds (default: 0)")
-    add("--output_dir", required=True, help="folder of the results")
-    return top
+    raster_nodata: float | None = argument(None, EMBED["raster_nodata"])
+    min_coverage: float = argument(0.1, EMBED["min_coverage"], least=0.0)
+    batch_size: int = argument(32, EMBED["batch_size"], least=1)
+    num_workers: int | None = argument(None, EMBED["num_workers"], least=1)
+    device: str | None = argument(None, EMBED["device"])
+    trust_remote_code: bool = argument(False, EMBED["trust_remote_code"])
+
+
+@dataclass
+class OutputArguments:
+    """Flags of evaluation and output."""
+
+    protocol: Literal["block", "random"] = argument(
+        "block",
+        "block holds out complete districts; random holds out single regions, which measures "
+        "interpolation.",
+    )
+    block_m: float | None = argument(
+        None, "Side of a district in metres. Default: from the labels."
+    )
+    seed: int = argument(0, "Seed of the folds of the random protocol.")
+    output_dir: str = argument("", "Folder of the results.")
+
+
+def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
+    """Parse the command line into values by flag.
+
+    Raises:
+        InputError: If a flag is unknown, missing or invalid.
+    """
+    parts = {
+        "images, regions and labels": RegionArguments,
+        "encoder": EncoderArguments,
+        "evaluation and output": OutputArguments,
+    }
+    found = parse_dataclasses(argv, parts, program=PROGRAM, description=DESCRIPTION)
+    values = {name: value for part in found for name, value in vars(part).items()}
+    names, units = values["indicator"], values["unit"]
+    if units and len(units) != len(names):
+        raise InputError(
+            f"got {len(names)} indicators and {len(units)} units: pass one --unit per --indicator, "
+            "in the same order."
+        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"--indicator names {', '.join(twice)} twice.")
+    if not values["output_dir"]:
+        raise InputError("--output_dir is missing.")
+    return values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code, see [`run_command`]."""
-    from dataset_builders.commands import run_command
-
-    words = sys.argv[2:] if argv is None else argv
-    return run_command(lambda: run(words), "evaluate.py predict")
+    return run_command(lambda: _run(sys.argv[2:] if argv is None else argv), PROGRAM)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Parse the arguments and predict."""
-    arguments = parser().parse_args(argv)
-    _check(arguments)
+def _run(argv: Sequence[str]) -> None:
+    values = parse_arguments(argv)
+    from pipelines.evaluation.embed.images import decoding_threads
     from pipelines.evaluation.embed.raster import RasterSettings
 
     from .predict import predict_regions
 
-    names, units = arguments.indicator, arguments.unit
-    indicators: Any = dict(zip(names, units, strict=True)) if units else names
-    workers = arguments.num_workers or min(os.cpu_count() or 1, 8)
+    names, units = values.pop("indicator"), values.pop("unit")
+    how = (values.pop(name) for name in ("raster_layout", "raster_nodata", "min_coverage"))
+    alias = values.pop("model_name_or_path")
     predict_regions(
-        arguments.images,
-        arguments.regions,
-        arguments.region_id,
-        indicators,
-        arguments.encoder,
-        rasters=arguments.raster,
-        raster_settings=RasterSettings(
-            arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage
-        ),
-        labels=arguments.labels,
-        side_m=arguments.side_m,
-        h3_resolution=arguments.h3_resolution,
-        csv=arguments.csv,
-        city=arguments.city,
-        aggregate=arguments.aggregate,
-        transform=arguments.transform,
-        protocol=arguments.protocol,
-        block_m=arguments.block_m,
-        output_dir=arguments.output_dir,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        num_workers=workers,
-        device=arguments.device,
-        trust_remote_code=arguments.trust_remote_code,
+        indicators=dict(zip(names, units, strict=True)) if units else names,
+        encoder=values.pop("encoder") or alias,
+        rasters=values.pop("raster"),
+        raster_settings=RasterSettings(*how),
+        num_workers=decoding_threads(values.pop("num_workers")),
+        **values,
     )
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    from pipelines.common.errors import InputError
-
-    wrong = []
-    if arguments.unit and len(arguments.unit) != len(arguments.indicator):
-        wrong.append(
-            f"got {len(arguments.indicator)} indicators and {len(arguments.unit)} units: pass one "
-            "--unit per --indicator, in the same order"
-        )
-    if twice := sorted({n for n in arguments.indicator if arguments.indicator.count(n) > 1}):
-        wrong.append(f"--indicator names {', '.join(twice)} twice")
-    for name, least in (("side_m", 0.0), ("block_m", 0.0)):
-        value = getattr(arguments, name)
-        if value is not None and not value > least:
-            wrong.append(f"--{name} must be above {least:g}, got {value}")
-    if not 0 <= arguments.min_coverage <= 1:
-        wrong.append(f"--min_coverage must lie in [0, 1], got {arguments.min_coverage}")
-    for name in ("batch_size", "num_workers"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            wrong.append(f"--{name} must be at least 1, got {value}")
-    if wrong:
-        raise InputError("; ".join(wrong) + ".")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        from pipelines.common.errors import InputError
-
-        raise InputError(f"{message}. `python evaluate.py predict --help` lists all flags.")
-
-
-__all__ = ["main", "parser"]
+__all__ = ["main", "parse_arguments"]

@@ -10,7 +10,7 @@ from pipelines.evaluation.analysis.conformal import METHODS
 from pipelines.evaluation.probe.controls import coordinate_basis, tree_coordinates
 from pipelines.evaluation.probe.reach import unlike
 
-from .cross_fit import FEWEST_FOLDS, Folds, cross_fit, fit_all, make_folds
+from .cross_fit import Folds, cross_fit, fit_all, make_folds
 from .labels import Indicator
 from .models import Floats, Model, NearestNeighbours, Ridge, Trees
 from .place import Place
@@ -180,15 +180,4 @@ def status(X: NDArray[np.floating], estimate: Estimate) -> NDArray[np.object_]:
     return found
 
 
-__all__ = [
-    "FEWEST_FOLDS",
-    "HELD_OUT",
-    "LEVEL",
-    "NO_IMAGE",
-    "UNLABELLED",
-    "UNLIKE",
-    "Estimate",
-    "estimate",
-    "estimate_new",
-    "status",
-]
+__all__ = ["LEVEL", "Estimate", "estimate", "estimate_new", "status"]

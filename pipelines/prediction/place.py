@@ -97,9 +97,4 @@ def _none_near(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np
     return np.zeros(len(rows), dtype=bool)
 
 
-def num_districts(usable: NDArray[np.bool_], place: Place) -> int:
-    """Number of districts with a usable region."""
-    return len(np.unique(place.districts[usable]))
-
-
-__all__ = ["Place", "Protocol", "make_place", "num_districts"]
+__all__ = ["Place", "Protocol", "make_place"]

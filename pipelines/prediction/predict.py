@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,8 @@ from .estimate import NO_IMAGE, UNLABELLED, UNLIKE, Estimate, estimate, estimate
 from .inputs import Inputs, RegionOptions, from_dataset, from_files, is_dataset
 from .labels import Aggregate, Indicator, Labels, Transform
 from .outputs import write_outputs
-from .place import Place, Protocol, make_place, num_districts
-from .vectors import Vectors, average_rasters, embed_regions
+from .place import Place, Protocol, make_place
+from .vectors import Log, Vectors, average_rasters, embed_regions, open_encoder
 from .verdict import Verdict, judge, raw_interval
 
 CHUNK_SIZE = 128
@@ -86,7 +86,7 @@ def predict_regions(
     num_workers: int = 2,
     device: str | None = None,
     trust_remote_code: bool = False,
-    log: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    log: Log = lambda text: print(text, file=sys.stderr),
 ) -> gpd.GeoDataFrame:
     """Predict indicators of regions from their images.
 
@@ -156,7 +156,7 @@ def predict_regions(
             vectors, inputs = average_rasters(rasters, inputs, folder, raster_settings, log)
             name, made = RASTER, f"area-weighted mean of {len(rasters)} files"
         else:
-            eyes = _encoder(encoder, device, seed, trust_remote_code, log)
+            eyes = open_encoder(encoder, device, seed, trust_remote_code, log)
             settings = EmbedSettings(batch_size, CHUNK_SIZE, num_workers)
             vectors = embed_regions(eyes, inputs, folder, settings, log)
             name, made = eyes.name, eyes.pooling
@@ -197,14 +197,14 @@ def predict(
     place = make_place(
         inputs.regions.iloc[vectors.rows], own, protocol, block_m or inputs.block_m, seed
     )
-    for whole, indicator in zip(inputs.indicators, own, strict=True):
-        if fault := _fault(indicator, int(np.isfinite(whole.y).sum()), place):
+    for whole, one in zip(inputs.indicators, own, strict=True):
+        if fault := _fault(one, whole, place):
             raise InputError(fault)
     estimates = estimate(vectors.X, place, own)
     if lost := [one.indicator.name for one in estimates if not one.is_held_out.any()]:
         raise InputError(
             f"{', '.join(lost)}: no labelled region can be held out: too few others remain outside "
-            f"its district of {place.block_m:,.0f} m and the regions that touch it. Use a larger "
+            f"its district of {place.block_m:,.0f} m and the regions that touch it. Use another "
             "--block_m or more labels."
         )
     statuses = [status(vectors.X, one) for one in estimates]
@@ -259,7 +259,7 @@ def predictable(inputs: Inputs, vectors: Vectors, protocol: Protocol = "block") 
     kept = [
         whole
         for whole, one in zip(inputs.indicators, own, strict=True)
-        if _fault(one, int(np.isfinite(whole.y).sum()), place) is None
+        if _fault(one, whole, place) is None
     ]
     return replace(inputs, indicators=kept)
 
@@ -331,32 +331,9 @@ def _read_inputs(
     return from_files(images, units, options)
 
 
-def _encoder(
-    encoder: str | Encoder | None,
-    device: str | None,
-    seed: int,
-    trust_remote_code: bool,
-    log: Callable[[str], None],
-) -> Encoder:
-    from pipelines.common.encoders import load_encoder
-    from pipelines.evaluation.cli import default_device
-
-    from .default_encoder import default_encoder
-
-    if encoder is not None and not isinstance(encoder, str | Path):
-        return encoder
-    name = default_encoder(log) if encoder is None else str(encoder)
-    return load_encoder(
-        name,
-        seed=seed,
-        device=device or default_device(),
-        trust_remote_code=trust_remote_code,
-    )
-
-
-def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
-    """Reason why an indicator cannot be predicted, or None."""
-    name, y = indicator.name, indicator.y
+def _fault(indicator: Indicator, whole: Indicator, place: Place) -> str | None:
+    """Reason why an indicator of the regions with an image cannot be predicted, or None."""
+    name, y, labelled = indicator.name, indicator.y, int(np.isfinite(whole.y).sum())
     usable = np.isfinite(y)
     if indicator.transform == "ln1p" and (indicator.raw <= -1).any():
         return (
@@ -372,7 +349,7 @@ def _fault(indicator: Indicator, labelled: int, place: Place) -> str | None:
         )
     if np.ptp(y[usable]) == 0:
         return f"`{name}` is constant in all {int(usable.sum())} labelled regions."
-    districts = num_districts(usable, place)
+    districts = len(np.unique(place.districts[usable]))
     if place.protocol == "block" and districts < FEWEST_FOLDS:
         return (
             f"`{name}`: the labelled regions lie in {districts} district(s) of "
@@ -440,11 +417,4 @@ def _table(
     return gpd.GeoDataFrame(columns, geometry=inputs.regions.geometry.to_numpy(), crs="EPSG:4326")
 
 
-__all__ = [
-    "Predictions",
-    "make_place",
-    "predict",
-    "predict_new",
-    "predict_regions",
-    "predictable",
-]
+__all__ = ["Predictions", "predict", "predict_new", "predict_regions", "predictable"]

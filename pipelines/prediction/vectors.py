@@ -1,5 +1,6 @@
-"""Embeddings of the regions, from images or rasters."""
+"""Encoder, and embeddings of the regions from images or rasters."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from dataset_builders.photos import PhotoReject
 from dataset_builders.schema import VIEWS
-from pipelines.common.encoders import Encoder
+from pipelines.common.encoders import Encoder, load_encoder
+from pipelines.common.errors import InputError
 from pipelines.evaluation.embed.images import EmbedSettings, embed
 from pipelines.evaluation.embed.raster import RasterSettings, embed_raster
 from pipelines.evaluation.embed.tables import COUNT_COLUMNS, read_embeddings
@@ -19,6 +21,13 @@ from pipelines.evaluation.embed.tables import COUNT_COLUMNS, read_embeddings
 from .inputs import Inputs
 
 LABEL = "vectors"
+OFFLINE_ENCODER = "efficientnet_lite0"
+HUB_TIMEOUT_S = 3.0
+RECOMMENDED = {
+    "facebook/dinov2-base": "self-supervised vision model",
+    "openai/clip-vit-base-patch16": "image-text model, the base of UrbanLN",
+}
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,66 @@ class Vectors:
     rejects: Sequence[PhotoReject] = ()
 
 
+def open_encoder(
+    encoder: str | Encoder | None,
+    device: str | None,
+    seed: int,
+    trust_remote_code: bool,
+    log: Log,
+) -> Encoder:
+    """Load an encoder by name; None is the built-in encoder if the Hub cannot be reached.
+
+    Raises:
+        InputError: If there is no such encoder, or none is given and the Hub can be reached; the
+            message recommends encoders.
+    """
+    from pipelines.evaluation.cli import default_device
+
+    if encoder is None:
+        encoder = _default_encoder(log)
+    elif not isinstance(encoder, str | Path):
+        return encoder
+    return load_encoder(
+        str(encoder),
+        seed=seed,
+        device=device or default_device(),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _default_encoder(log: Log) -> str:
+    if _hub_is_reachable():
+        choices = "\n".join(f"  --encoder {name}   {why}" for name, why in RECOMMENDED.items())
+        raise InputError(
+            f"Choose an encoder, such as one of these, or a vision model of the Hub:\n{choices}\n"
+            f"  --encoder {OFFLINE_ENCODER}   small ImageNet model, no download"
+        )
+    log(
+        f"No --encoder given and the Hub cannot be reached: using {OFFLINE_ENCODER} (ImageNet "
+        f"weights). With the Hub, `--encoder {next(iter(RECOMMENDED))}` is usually better."
+    )
+    return OFFLINE_ENCODER
+
+
+def _hub_is_reachable() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE") == "1":
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception:
+        return False
+    return True
+
+
 def embed_regions(
     encoder: Encoder,
     inputs: Inputs,
     folder: Path,
     settings: EmbedSettings,
-    log: Callable[[str], None],
+    log: Log,
 ) -> Vectors:
     """Mean embeddings of the regions' images, views concatenated; resumes from the folder."""
     path = embed(encoder, inputs.source, folder / "embeddings", LABEL, settings, log)
@@ -55,7 +118,7 @@ def average_rasters(
     inputs: Inputs,
     folder: Path,
     settings: RasterSettings | None,
-    log: Callable[[str], None],
+    log: Log,
 ) -> tuple[Vectors, Inputs]:
     """Mean embeddings of raster cells, and the inputs with notes on regions without cells."""
     about = {"synthetic": inputs.synthetic}
@@ -86,4 +149,4 @@ def _read_vectors(path: Path, inputs: Inputs) -> Vectors:
     return Vectors(rows[kept], X[kept], np.asarray(counts)[kept], rejects)
 
 
-__all__ = ["Vectors", "average_rasters", "embed_regions"]
+__all__ = ["Vectors", "average_rasters", "embed_regions", "open_encoder"]

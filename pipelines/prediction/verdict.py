@@ -11,7 +11,6 @@ from dataset_builders.split_checks import correlation_range
 from pipelines.evaluation.analysis.bootstrap import drawn_r2, interval
 from pipelines.evaluation.analysis.reach import Reach
 from pipelines.evaluation.analysis.verdicts import (
-    ANSWERS,
     FEWEST_DISTRICTS,
     FEWEST_REGIONS,
     Score,
@@ -36,7 +35,7 @@ class Verdict:
         unit: Unit of the indicator.
         transform: Scale that is scored, "ln1p" or "identity".
         protocol: "block" (complete districts held out) or "random".
-        better_than_location: One of [`ANSWERS`].
+        better_than_location: See [`pipelines.evaluation.analysis.verdicts.answer`].
         sentence: Conclusion in words.
         images: R2 of images.
         location: R2 of location only, the better of k-NN and trees.
@@ -178,17 +177,14 @@ def _sentence(
     }[better]
     width = ""
     if share is not None and share >= WIDE:
+        much = "all of" if share >= 0.95 else "most of" if share >= 0.65 else "half"
         width = (
-            f" A typical 90 % interval spans {_fraction(share)} the range of labels: do not rely "
-            "on single regions."
+            f" A typical 90 % interval spans {much} the range of labels: do not rely on single "
+            "regions."
         )
     elif share is not None:
         width = f" A typical 90 % interval spans {share:.0%} of the range of labels."
     return f"{name}: {finding} ({beside}).{width}"
-
-
-def _fraction(share: float) -> str:
-    return "all of" if share >= 0.95 else "most of" if share >= 0.65 else "half"
 
 
 def _notes(estimate: Estimate, place: Place, rows: NDArray[np.int64]) -> list[str]:
@@ -214,12 +210,4 @@ def _notes(estimate: Estimate, place: Place, rows: NDArray[np.int64]) -> list[st
     return notes
 
 
-__all__ = [
-    "ANSWERS",
-    "FEWEST_DISTRICTS",
-    "FEWEST_REGIONS",
-    "Score",
-    "Verdict",
-    "judge",
-    "raw_interval",
-]
+__all__ = ["Verdict", "judge", "raw_interval"]

@@ -12,7 +12,7 @@ from dataset_builders import __main__ as builders
 from dataset_builders.importers import __main__ as importers
 from pipelines.captioning.__main__ import parse_arguments as parse_captioning
 from pipelines.evaluation.arguments import parse_arguments as parse_evaluation
-from pipelines.prediction.cli import parser as prediction_parser
+from pipelines.prediction.cli import parse_arguments as parse_prediction
 from pipelines.pretraining.arguments import parse_arguments as parse_training
 from pipelines.release.__main__ import parse_arguments as parse_release
 
@@ -39,7 +39,7 @@ def calls(page: Path, folder: Path) -> list[list[str]]:
 
 def parse_evaluate(argv: list[str]) -> object:
     predicts = argv[0] == "predict"
-    return prediction_parser().parse_args(argv[1:]) if predicts else parse_evaluation(argv)
+    return parse_prediction(argv[1:]) if predicts else parse_evaluation(argv)
 
 
 @pytest.fixture

@@ -2,24 +2,23 @@ import pytest
 from huggingface_hub import constants
 
 from pipelines.common.errors import InputError
-from pipelines.prediction import predict as module
-from pipelines.prediction import predict_regions
+from pipelines.prediction import predict_regions, vectors
 from tests.hub_server import HubServer
 
 
 def test_default_encoder_depends_on_access_to_the_hub(monkeypatch, tmp_path):
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setattr(module, "HUB_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(vectors, "HUB_TIMEOUT_S", 600.0)
     told = []
     with HubServer() as hub:
         hub.connect(monkeypatch, tmp_path)
         with pytest.raises(InputError, match=r"--encoder facebook/dinov2-base"):
-            module.default_encoder(told.append)
+            vectors._default_encoder(told.append)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert module.default_encoder(told.append) == "efficientnet_lite0"
+        assert vectors._default_encoder(told.append) == "efficientnet_lite0"
         hub.shutdown()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert module.default_encoder(told.append) == "efficientnet_lite0"
+    assert vectors._default_encoder(told.append) == "efficientnet_lite0"
     assert ["No --encoder given" in line for line in told] == [True, True]
 
 
