@@ -50,20 +50,6 @@ class Folds:
         return others[~self.near(others, self.rows(*held_out))]
 
 
-@dataclass(frozen=True)
-class CrossFit:
-    """Held-out predictions of a model.
-
-    Attributes:
-        held_out: Held-out predictions of labelled regions, `(N, K)`; NaN elsewhere, and where too
-            few training regions remain.
-        chosen: Index in the model's grid for regions without labels, `(K,)`.
-    """
-
-    held_out: Floats
-    chosen: NDArray[np.int64]
-
-
 def make_folds(
     usable: NDArray[np.bool_], districts: NDArray[np.int64], near: Near, num_folds: int = NUM_FOLDS
 ) -> Folds:
@@ -87,13 +73,17 @@ def make_folds(
     return Folds(number, near)
 
 
-def cross_fit(model: Model, Y: Floats, folds: Folds) -> CrossFit:
+def cross_fit(model: Model, Y: Floats, folds: Folds) -> tuple[Floats, NDArray[np.int64]]:
     """Predict labelled regions by models trained on other districts.
 
     Args:
         model: Model with its grid of hyperparameters.
         Y: Labels, `(N, K)`, finite in all folds.
         folds: At least [`FEWEST_FOLDS`] folds.
+
+    Returns:
+        Held-out predictions `(N, K)`, NaN without a label and where too few training regions
+        remain; and the index in the model's grid for regions without labels, `(K,)`.
     """
     errors = _pair_errors(model, Y, folds)
     held_out = np.full(Y.shape, np.nan)
@@ -108,15 +98,7 @@ def cross_fit(model: Model, Y: Floats, folds: Folds) -> CrossFit:
         error = _squared_errors(grid, Y[test])
         total = error if total is None else total + error
     points = 1 if total is None else len(total)
-    return CrossFit(held_out, _best([] if total is None else [total], points, Y.shape[1]))
-
-
-def fit_all(model: Model, Y: Floats, folds: Folds, fit: CrossFit, out: Rows) -> Floats:
-    """Predictions of the rows `out`, `(len(out), K)`, by a model trained on all labelled rows."""
-    if not len(out):
-        return np.empty((0, Y.shape[1]))
-    grid = model(Y, folds.rows(*folds.names), out)
-    return grid[fit.chosen, :, np.arange(Y.shape[1])].T
+    return held_out, _best([] if total is None else [total], points, Y.shape[1])
 
 
 def _pair_errors(model: Model, Y: Floats, folds: Folds) -> dict[int, list[Floats]]:
@@ -150,4 +132,4 @@ def _best(errors: list[Floats], points: int, labels: int) -> NDArray[np.int64]:
     return np.sum(errors, axis=0).argmin(0)
 
 
-__all__ = ["FEWEST_FOLDS", "CrossFit", "Folds", "Near", "cross_fit", "fit_all", "make_folds"]
+__all__ = ["FEWEST_FOLDS", "Folds", "Near", "cross_fit", "make_folds"]

@@ -10,7 +10,7 @@ from pipelines.evaluation.analysis.conformal import METHODS
 from pipelines.evaluation.probe.controls import coordinate_basis, tree_coordinates
 from pipelines.evaluation.probe.reach import unlike
 
-from .cross_fit import Folds, cross_fit, fit_all, make_folds
+from .cross_fit import Folds, cross_fit, make_folds
 from .labels import Indicator
 from .models import Floats, Model, NearestNeighbours, Ridge, Trees
 from .place import Place
@@ -85,17 +85,17 @@ def _estimate_shared(
     Y = np.column_stack([indicator.y for indicator in indicators])
     folds = make_folds(usable, place.groups, place.near)
     images = Ridge(X)
-    fit = cross_fit(images, Y, folds)
-    values = fit.held_out.copy()
-    out = np.flatnonzero(~usable)
-    values[out] = fit_all(images, Y, folds, fit, out)
+    values, chosen = cross_fit(images, Y, folds)
+    if len(out := np.flatnonzero(~usable)):
+        grid = images(Y, np.flatnonzero(usable), out)
+        values[out] = grid[chosen, :, np.arange(Y.shape[1])].T
     basis = coordinate_basis(place.xy)
-    together = cross_fit(Ridge(np.column_stack([X, basis]).astype(np.float32)), Y, folds).held_out
+    together, _ = cross_fit(Ridge(np.column_stack([X, basis]).astype(np.float32)), Y, folds)
     alone: dict[str, Model] = {
         "k-NN": NearestNeighbours(place.xy),
         "trees": Trees(tree_coordinates(place.xy)),
     }
-    by_location = {name: cross_fit(model, Y, folds).held_out for name, model in alone.items()}
+    by_location = {name: cross_fit(model, Y, folds)[0] for name, model in alone.items()}
     estimates = []
     for k, indicator in enumerate(indicators):
         location = {name: fitted[:, k] for name, fitted in by_location.items()}
@@ -112,7 +112,7 @@ def _estimate_shared(
                 together[:, k],
                 best,
                 guaranteed,
-                int(fit.chosen[k]),
+                int(chosen[k]),
                 widths[-1],
             )
         )

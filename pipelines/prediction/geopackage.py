@@ -6,9 +6,9 @@ Database.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -35,23 +35,6 @@ CREATE TABLE layer_styles (
 """
 
 
-@dataclass(frozen=True)
-class Style:
-    """Graduated style of a polygon layer.
-
-    Attributes:
-        name: Name shown in QGIS.
-        expression: Value to colour, as a QGIS expression.
-        breaks: Class limits, ascending.
-        colours: Hexadecimal colour per class.
-    """
-
-    name: str
-    expression: str
-    breaks: Sequence[float]
-    colours: Sequence[str]
-
-
 def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str]) -> None:
     """Write predictions with styles for estimate, interval width and residual of each indicator.
 
@@ -70,12 +53,12 @@ def write_geopackage(table: gpd.GeoDataFrame, path: Path, units: dict[str, str])
             unfinished, layer=LAYER, driver="GPKG", dataset_options={"VERSION": VERSION}
         )
         with closing(sqlite3.connect(unfinished)) as connection, connection:
-            _write_styles(connection, list(styles(table, units)), geometry)
+            _write_styles(connection, _styles(table, units), geometry)
         unfinished.replace(temporary)
 
 
-def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:
-    """Styles of estimate, interval width and residual of each indicator."""
+def _styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Names and QML of the styles of estimate, interval width and residual of each indicator."""
     for name, unit in units.items():
         predicted, low, high = (
             table[f"{name}_{part}"].to_numpy(float) for part in ("predicted", "low", "high")
@@ -92,7 +75,7 @@ def styles(table: gpd.GeoDataFrame, units: dict[str, str]) -> Iterator[Style]:
         for title, expression, values, palette in parts:
             breaks = class_breaks(values, symmetric=palette == DIVERGING)
             if len(breaks) > 1:
-                yield Style(title, expression, breaks, _colours(palette, len(breaks) - 1))
+                yield title, _to_qml(expression, breaks, palette)
 
 
 def class_breaks(
@@ -113,41 +96,39 @@ def class_breaks(
     return breaks.tolist()
 
 
-def _colours(palette: str, count: int) -> list[str]:
-    return [to_hex(matplotlib.colormaps[palette](x)) for x in np.linspace(0.05, 0.95, count)]
-
-
-def _write_styles(connection: sqlite3.Connection, found: Sequence[Style], geometry: str) -> None:
+def _write_styles(
+    connection: sqlite3.Connection, found: Iterable[tuple[str, str]], geometry: str
+) -> None:
     connection.execute(STYLE_TABLE)
     connection.execute(
         "INSERT INTO gpkg_contents (table_name, data_type, identifier) "
         "VALUES ('layer_styles', 'attributes', 'layer_styles')"
     )
-    for number, style in enumerate(found):
+    for number, (name, qml) in enumerate(found):
         connection.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, "
             "f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner) "
             "VALUES ('', '', ?, ?, ?, ?, '', ?, '', '')",
-            (LAYER, geometry, style.name, to_qml(style), number == 0),
+            (LAYER, geometry, name, qml, number == 0),
         )
 
 
-def to_qml(style: Style) -> str:
-    """Convert a style to QML, QGIS's style format."""
+def _to_qml(expression: str, breaks: Sequence[float], palette: str) -> str:
+    """Graduated style of an expression in QML, QGIS's style format."""
     root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
     renderer = ET.SubElement(
         root,
         "renderer-v2",
         type="graduatedSymbol",
-        attr=style.expression,
+        attr=expression,
         graduatedMethod="GraduatedColor",
         symbollevels="0",
         enableorderby="0",
         forceraster="0",
     )
     ranges, symbols = ET.SubElement(renderer, "ranges"), ET.SubElement(renderer, "symbols")
-    limits = zip(style.breaks[:-1], style.breaks[1:], style.colours, strict=True)
-    for number, (low, high, colour) in enumerate(limits):
+    colours = matplotlib.colormaps[palette](np.linspace(0.05, 0.95, len(breaks) - 1))
+    for number, (low, high) in enumerate(pairwise(breaks)):
         ET.SubElement(
             ranges,
             "range",
@@ -157,7 +138,7 @@ def to_qml(style: Style) -> str:
             label=f"{low:.4g} - {high:.4g}",
             render="true",
         )
-        symbols.append(_fill(number, colour))
+        symbols.append(_fill(number, to_hex(colours[number])))
     tree = ET.tostring(root, encoding="unicode")
     return f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n{tree}"
 
@@ -182,4 +163,4 @@ def _fill(number: int, colour: str) -> ET.Element:
     return symbol
 
 
-__all__ = ["LAYER", "Style", "class_breaks", "styles", "to_qml", "write_geopackage"]
+__all__ = ["LAYER", "class_breaks", "write_geopackage"]

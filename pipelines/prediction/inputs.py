@@ -56,31 +56,6 @@ class Inputs:
     region_rejects: Sequence[PhotoReject] = ()
 
 
-@dataclass(frozen=True)
-class RegionOptions:
-    """Sources of regions and labels for a folder of images.
-
-    Attributes:
-        csv: Name of the CSV with coordinates in the image folder.
-        regions: Polygon file or frame.
-        region_id: Column of region ids.
-        side_m: Side of grid squares in metres, instead of polygons.
-        h3_resolution: Resolution of H3 cells, instead of polygons.
-        labels: See [`pipelines.prediction.labels.read_labels`].
-        aggregate: Aggregation of points and raster cells.
-        transform: Scale to model.
-    """
-
-    csv: str | None = None
-    regions: str | Path | gpd.GeoDataFrame | None = None
-    region_id: str | None = None
-    side_m: float | None = None
-    h3_resolution: int | None = None
-    labels: Labels = None
-    aggregate: Aggregate = "mean"
-    transform: Transform = "auto"
-
-
 def is_dataset(images: Any) -> bool:
     """Whether a path is a dataset folder rather than a folder of photos."""
     if not isinstance(images, str | Path) or not Path(images).is_dir():
@@ -132,38 +107,49 @@ def from_dataset(
 
 
 def from_files(
-    images: str | Path | pd.DataFrame | None, units: Mapping[str, str], options: RegionOptions
+    images: str | Path | pd.DataFrame | None,
+    units: Mapping[str, str],
+    *,
+    regions: str | Path | gpd.GeoDataFrame | None = None,
+    region_id: str | None = None,
+    side_m: float | None = None,
+    h3_resolution: int | None = None,
+    csv: str | None = None,
+    labels: Labels = None,
+    aggregate: Aggregate = "mean",
+    transform: Transform = "auto",
 ) -> Inputs:
     """Read photos, polygons and labels from files.
 
     Args:
         images: See [`dataset_builders.photos.find_photos`]. If None, only polygons are read.
         units: Unit of each indicator.
-        options: Sources of regions and labels.
+        regions: See [`pipelines.prediction.regions.read_regions`].
+        region_id: Column of region ids.
+        side_m: Side of grid squares in metres, instead of polygons.
+        h3_resolution: Resolution of H3 cells, instead of polygons.
+        csv: Name of the CSV with coordinates in the image folder.
+        labels: See [`pipelines.prediction.labels.read_labels`].
+        aggregate: Aggregation of points and raster cells.
+        transform: Scale to model.
 
     Raises:
         InputError: If an input is invalid.
     """
     try:
-        photos = NO_PHOTOS if images is None else find_photos(images, options.csv)
+        photos = NO_PHOTOS if images is None else find_photos(images, csv)
     except SourceError as error:
         raise InputError(str(error)) from error
-    regions, own = read_regions(
-        options.regions,
-        options.region_id,
-        photos.frame,
-        side_m=options.side_m,
-        h3_resolution=options.h3_resolution,
+    found, own = read_regions(
+        regions, region_id, photos.frame, side_m=side_m, h3_resolution=h3_resolution
     )
-    rows = np.empty(0, np.int64) if images is None else _place(photos, regions)
-    raw, notes = read_labels(
-        options.labels, list(units), regions, own, options.region_id, options.aggregate
-    )
+    rows = np.empty(0, np.int64) if images is None else _place(photos, found)
+    raw, notes = read_labels(labels, list(units), found, own, region_id, aggregate)
     outside = [PhotoReject(file, "outside_regions") for file in photos.frame.loc[rows < 0, "file"]]
     return Inputs(
-        regions,
-        as_indicators(raw, units, options.transform),
-        _source(photos, rows, regions["region_id"].to_numpy(str)),
+        found,
+        as_indicators(raw, units, transform),
+        _source(photos, rows, found["region_id"].to_numpy(str)),
         [*photos.rejects, *outside],
         notes=notes,
     )
@@ -197,7 +183,8 @@ def _source(photos: Photos, rows: NDArray[np.int64], names: NDArray[np.str_]) ->
         for file, owner in zip(files, owners, strict=True):
             yield {"image_id": file, "region_id": str(owner), "image": photos.read(file)}
 
-    stamps = [(file, *_stamp(photos.root / file)) for file in files]
+    found = [(file, os.stat(photos.root / file)) for file in files]
+    stamps = [(file, one.st_size, one.st_mtime_ns) for file, one in found]
     return Source(
         region_ids=np.unique(owners).tolist(),
         num_images={view: len(files) if view == IMAGES_VIEW else 0 for view in VIEWS},
@@ -207,10 +194,4 @@ def _source(photos: Photos, rows: NDArray[np.int64], names: NDArray[np.str_]) ->
     )
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time, which identify the version of a photo."""
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
-
-
-__all__ = ["IMAGES_VIEW", "Inputs", "RegionOptions", "from_dataset", "from_files", "is_dataset"]
+__all__ = ["Inputs", "from_dataset", "from_files", "is_dataset"]

@@ -1,11 +1,11 @@
 """Models that predict labels from embeddings or location, for a grid of hyperparameters.
 
-A model takes labels, training rows and rows to predict, and returns predictions for every point of
-its grid, from which [`cross_fit`] chooses.
+A model takes labels `(N, K)`, finite in the training rows, training rows, and M rows to predict. It
+returns predictions `(A, M, K)` for every point of its grid, from which [`cross_fit`] chooses; NaN
+where a point cannot be fitted.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
@@ -16,26 +16,10 @@ from pipelines.evaluation.probe.controls import LEAVES, MAX_TREES, NEIGHBOURS, S
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Model = Callable[[Floats, Rows, Rows], Floats]
 
 ALPHAS = tuple(10.0**exponent for exponent in range(-1, 7))
 ROWS_AT_ONCE = 4096
-
-
-class Model(Protocol):
-    """Model with a grid of hyperparameters."""
-
-    def __call__(self, Y: Floats, train: Rows, out: Rows) -> Floats:
-        """Fit and predict.
-
-        Args:
-            Y: Labels, `(N, K)`, finite in `train`.
-            train: Rows to fit.
-            out: Rows to predict.
-
-        Returns:
-            Predictions of shape `(A, len(out), K)`; NaN where a grid point cannot be fitted.
-        """
-        ...
 
 
 class Ridge:
@@ -53,7 +37,7 @@ class Ridge:
         self.X, self.alphas = X, np.asarray(alphas, dtype=float)
 
     def __call__(self, Y: Floats, train: Rows, out: Rows) -> Floats:
-        """See [`Model`]."""
+        """Fit and predict, see the module."""
         mean, scale = _moments(self.X, train)
         targets = Y[train]
         y_mean = targets.mean(0)
@@ -94,7 +78,7 @@ class NearestNeighbours:
         self.xy, self.neighbours = xy, neighbours
 
     def __call__(self, Y: Floats, train: Rows, out: Rows) -> Floats:
-        """See [`Model`]."""
+        """Fit and predict, see the module."""
         most = min(max(self.neighbours), len(train))
         found = np.full((len(self.neighbours), len(out), Y.shape[1]), np.nan)
         tree = cKDTree(self.xy[train])
@@ -121,7 +105,7 @@ class Trees:
         self.X, self.leaves = X, leaves
 
     def __call__(self, Y: Floats, train: Rows, out: Rows) -> Floats:
-        """See [`Model`]."""
+        """Fit and predict, see the module."""
         labels = range(Y.shape[1])
         return np.stack([self._one(Y[:, k], train, out) for k in labels], axis=2)
 

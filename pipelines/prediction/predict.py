@@ -25,7 +25,7 @@ from pipelines.evaluation.probe.reach import covered_by_decile
 
 from .cross_fit import FEWEST_FOLDS
 from .estimate import NO_IMAGE, UNLABELLED, UNLIKE, Estimate, estimate, estimate_new, status
-from .inputs import Inputs, RegionOptions, from_dataset, from_files, is_dataset
+from .inputs import Inputs, from_dataset, from_files, is_dataset
 from .labels import Aggregate, Indicator, Labels, Transform
 from .outputs import write_outputs
 from .place import Place, Protocol, make_place
@@ -137,15 +137,20 @@ def predict_regions(
         InputError: If an input is invalid.
     """
     _check_choices(aggregate, transform, protocol, block_m, seed)
-    options = RegionOptions(
-        csv, regions, region_id, side_m, h3_resolution, labels, aggregate, transform
-    )
+    options = {
+        "regions": regions,
+        "region_id": region_id,
+        "side_m": side_m,
+        "h3_resolution": h3_resolution,
+        "csv": csv,
+        "labels": labels,
+    }
     if (encoder == RASTER) != bool(rasters) or (images is None and not rasters):
         raise InputError(
             "Pass images (--images), or --encoder raster with --raster FILES, rasters with one "
             "embedding per cell."
         )
-    inputs = _read_inputs(images, indicators, city, options)
+    inputs = _read_inputs(images, indicators, city, options, aggregate, transform)
     with ExitStack() as keep:
         if output_dir is None:
             folder = Path(keep.enter_context(tempfile.TemporaryDirectory()))
@@ -244,10 +249,8 @@ def predict_new(found: Predictions, X: NDArray[np.floating]) -> pd.DataFrame:
     ):
         name, to_raw, width = one.indicator.name, one.indicator.to_raw, one.width_elsewhere
         columns[f"{name}_predicted"] = to_raw(value)
-        columns[f"{name}_low"], columns[f"{name}_high"] = (
-            to_raw(value - width),
-            to_raw(value + width),
-        )
+        columns[f"{name}_low"] = to_raw(value - width)
+        columns[f"{name}_high"] = to_raw(value + width)
         columns[f"{name}_status"] = np.where(far, UNLIKE, UNLABELLED)
     return pd.DataFrame(columns)
 
@@ -288,7 +291,9 @@ def _read_inputs(
     images: Any,
     indicators: Mapping[str, str] | Sequence[str] | None,
     city: str | None,
-    options: RegionOptions,
+    options: Mapping[str, Any],
+    aggregate: Aggregate,
+    transform: Transform,
 ) -> Inputs:
     units: dict[str, Any] = (
         dict(indicators)
@@ -296,24 +301,19 @@ def _read_inputs(
         else dict.fromkeys([indicators] if isinstance(indicators, str) else indicators or [])
     )
     if is_dataset(images):
-        given = [options.regions, options.region_id, options.side_m, options.h3_resolution]
-        if any(one is not None for one in (*given, options.csv, options.labels)):
+        if any(one is not None for one in options.values()):
             raise InputError(
-                f"{images} is a dataset, which contains regions and labels: omit --regions, "
-                "--region_id, --side_m, --h3_resolution, --csv and --labels."
+                f"{images} is a dataset, which contains regions and labels: omit "
+                f"{', '.join(f'--{name}' for name in options)}."
             )
-        return from_dataset(str(images), city, units, options.transform)
-    if images is None and (options.regions is None or options.csv is not None):
+        return from_dataset(str(images), city, units, transform)
+    if images is None and (options["regions"] is None or options["csv"] is not None):
         raise InputError(
             "Without images, pass polygons by --regions FILE; --side_m, --h3_resolution and --csv "
             "need images."
         )
     if city is not None:
-        raise InputError(
-            f"--city {city} is for dataset folders, and {images} is not one: omit it."
-            if isinstance(images, str | Path)
-            else "city is for dataset folders, and images are a frame: omit it."
-        )
+        raise InputError(f"--city {city} is for dataset folders: omit it.")
     parts = ("", "_predicted", "_low", "_high", "_status")
     named = [name + part for name in units for part in parts]
     lower = [name.lower() for name in (*RESERVED, *named)]
@@ -328,7 +328,7 @@ def _read_inputs(
         raise InputError(
             f"The unit of {', '.join(lacking)} is missing (--unit): maps and tables show raw units."
         )
-    return from_files(images, units, options)
+    return from_files(images, units, **options, aggregate=aggregate, transform=transform)
 
 
 def _fault(indicator: Indicator, whole: Indicator, place: Place) -> str | None:

@@ -1,11 +1,12 @@
 import json
+import subprocess
+import sys
 
 import geopandas as gpd
 import pandas as pd
 import pytest
 
 from pipelines.prediction.cli import main
-from tests.processes import run_python
 
 DIES = """
 import os, signal, sys
@@ -29,7 +30,8 @@ def flags(town, output, *more):
 
 
 def test_resumes_after_sigkill(town, tmp_path, capsys):
-    died = run_python("-c", DIES, *flags(town, tmp_path / "killed"))
+    command = [sys.executable, "-c", DIES, *flags(town, tmp_path / "killed")]
+    died = subprocess.run(command, capture_output=True, text=True)
     assert died.returncode == -9, died.stderr
     assert not (tmp_path / "killed" / "predictions.parquet").exists()
     for name in ("killed", "whole"):

@@ -2,7 +2,7 @@ import pytest
 from huggingface_hub import constants
 
 from pipelines.common.errors import InputError
-from pipelines.prediction import predict_regions, vectors
+from pipelines.prediction import vectors
 from tests.hub_server import HubServer
 
 
@@ -20,12 +20,3 @@ def test_default_encoder_depends_on_access_to_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert vectors._default_encoder(told.append) == "efficientnet_lite0"
     assert ["No --encoder given" in line for line in told] == [True, True]
-
-
-def test_model_folder_is_an_encoder(town, tiny_model_dir):
-    told = []
-    found = predict_regions(
-        town.photos, town.tracts, "tract", {"height": "m"}, str(tiny_model_dir), log=told.append
-    )
-    assert found["height_predicted"].notna().all()
-    assert any(line.startswith("Encoder: ") and "16 dimensions" in line for line in told)

@@ -8,19 +8,20 @@ import rasterio
 import shapely
 
 from pipelines.common.errors import InputError
-from pipelines.prediction.inputs import RegionOptions, from_files
+from pipelines.prediction.inputs import from_files
 from pipelines.prediction.predict import predict
 from pipelines.prediction.vectors import Vectors
+from tests.pipelines.prediction.conftest import CRS, ORIGIN, SIDE
 from tests.pipelines.prediction.test_predict import run
 from tests.pipelines.prediction.test_predict_new import grid
 
 
-def read(town, regions=None, labels=None, name="height"):
+def read(town, regions=None, labels=None):
     """Labels by region id, and notes."""
-    options = RegionOptions(
-        regions=town.frame if regions is None else regions, region_id="tract", labels=labels
+    regions = town.frame if regions is None else regions
+    inputs = from_files(
+        town.photos, {"height": "m"}, regions=regions, region_id="tract", labels=labels
     )
-    inputs = from_files(town.photos, {name: "m"}, options)
     raw = inputs.indicators[0].raw
     return dict(zip(inputs.regions["region_id"], raw, strict=True)), list(inputs.notes)
 
@@ -62,8 +63,7 @@ def test_reads_geoparquet_and_counts_missing_photos(town, tmp_path):
     listing = pd.read_csv(town.photos / "photos.csv")
     listing["file"] = [str(town.photos / name) for name in listing["file"]]
     listing.loc[:1, "file"] = ["a" * 400, "a\0b"]
-    options = RegionOptions(regions=town.frame, region_id="tract")
-    inputs = from_files(listing, {"height": "m"}, options)
+    inputs = from_files(listing, {"height": "m"}, regions=town.frame, region_id="tract")
     assert [one.reason for one in inputs.rejects] == ["missing", "missing"]
 
 
@@ -96,18 +96,12 @@ WRONG_REGIONS = {
     "duplicate ids": lambda frame: frame.assign(tract="same"),
     "overlap": overlapping,
     "not valid": invalid,
-    "labels of `height` are missing": lambda frame: frame.assign(height=np.nan),
-    "is constant in all": lambda frame: frame.assign(height=3.0),
     "are not numbers": lambda frame: frame.assign(height="tall"),
     "'height' has dtype datetime64": lambda frame: frame.assign(
         height=pd.date_range("2020", periods=len(frame))
     ),
-    "16 are required": lambda frame: frame.assign(height=frame["height"].where(frame.index < 14)),
     "None of 169 images lies in a region|cannot be assigned to regions": lambda frame: (
         frame.set_crs("EPSG:32617", allow_override=True)
-    ),
-    "height: no labelled region can be held out.*--block_m": lambda frame: frame.assign(
-        height=frame["height"].where(frame.index < 40)
     ),
     "several columns tract": lambda frame: twice(frame, "tract"),
     "several columns height": lambda frame: twice(frame, "height"),
@@ -118,15 +112,13 @@ WRONG_REGIONS = {
 
 @pytest.mark.parametrize("said", WRONG_REGIONS)
 def test_rejects_invalid_regions(town, said):
-    block_m = 1.0 if "--block_m" in said else None
     with pytest.raises(InputError, match=said):
-        run(town, regions=WRONG_REGIONS[said](town.frame), block_m=block_m)
+        run(town, regions=WRONG_REGIONS[said](town.frame))
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"block_m": 1e6}, "in 1 district"),
         ({"region_id": None}, "must be a column of the regions.*tract"),
         ({"region_id": "geoid"}, "got 'geoid'.*tract"),
         ({"indicators": {"height": ""}}, "unit of height is missing"),
@@ -174,8 +166,42 @@ def test_rejects_labels_that_do_not_suit_the_scale_regions_or_format(town, tmp_p
         run(town, labels=tmp_path / "height.tif")
 
 
-def test_rejects_labels_below_the_logarithm_in_a_dataset():
-    X = np.random.default_rng(0).normal(size=(144, 6))
-    vectors = Vectors(np.arange(len(X)), X, np.ones(len(X), int))
-    with np.errstate(invalid="ignore"), pytest.raises(InputError, match="labels of -1 or less"):
-        predict(grid(X[:, 0] - 1, transform="ln1p"), vectors)
+N = np.arange(144)
+
+
+@pytest.mark.parametrize(
+    ("labels", "block_m", "said"),
+    [
+        (N * np.nan, None, "labels of `height` are missing"),
+        (N * 0.0, None, "is constant in all"),
+        (np.where(N < 14, N, np.nan), None, "16 are required"),
+        (N, 1e6, "in 1 district"),
+        (np.where(N < 36, N, np.nan), 1.0, "no labelled region can be held out.*--block_m"),
+        (N - 1, None, "labels of -1 or less"),
+    ],
+)
+def test_rejects_labels_that_cannot_be_predicted(labels, block_m, said):
+    vectors = Vectors(N, np.random.default_rng(0).normal(size=(144, 6)), np.ones(144, int))
+    inputs = grid(labels, transform="ln1p")
+    with np.errstate(divide="ignore"), pytest.raises(InputError, match=said):
+        predict(inputs, vectors, block_m=block_m)
+
+
+def test_grids_take_labels_from_points_and_rasters(town, tmp_path):
+    listing = pd.read_csv(town.photos / "photos.csv").assign(height=town.values)
+    listing.to_csv(tmp_path / "points.csv", index=False)
+    for grid_size in ({"side_m": 400.0}, {"h3_resolution": 9}):
+        points = tmp_path / "points.csv"
+        inputs = from_files(town.photos, {"height": "m"}, labels=points, **grid_size)
+        assert np.isfinite(inputs.indicators[0].raw).all()
+        assert inputs.source.num_images["street_view"] == len(listing)
+        assert inputs.source.region_ids == inputs.regions["region_id"].tolist()
+    assert inputs.regions["region_id"].str.startswith("h3_").all()
+    with rasterio.open(
+        tmp_path / "height.tif", "w", driver="GTiff", width=SIDE, height=SIDE, count=1,
+        dtype="float32", crs=CRS, nodata=-1,
+        transform=rasterio.transform.from_origin(ORIGIN[0], ORIGIN[1] + SIDE * 500, 500, 500),
+    ) as file:  # fmt: skip
+        file.write(town.values.reshape(SIDE, SIDE)[::-1].astype("float32"), 1)
+    found, _ = read(town, labels=tmp_path / "height.tif")
+    np.testing.assert_allclose(list(found.values()), town.values, rtol=1e-4)

@@ -4,7 +4,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-import rasterio
 from PIL import Image
 
 from pipelines.common.errors import InputError
@@ -93,57 +92,28 @@ def test_labels_of_a_district_do_not_change_its_predictions(town, predictions):
     assert not same[~changed].all()
 
 
-def test_counts_photos_that_are_outside_unreadable_or_too_large(town, tmp_path):
+def test_counts_unusable_photos_and_marks_unlike_ones(tmp_path):
     own = make_town(tmp_path)
     listing = pd.read_csv(own.photos / "photos.csv")
+    files = [own.photos / name for name in listing["file"]]
     listing.loc[0, "lon"] += 5.0
-    (own.photos / listing.loc[1, "file"]).write_bytes(b"no image")
-    huge = Image.new("1", (20_000, 10_000))
-    huge.save(own.photos / listing.loc[2, "file"])
+    files[1].write_bytes(b"no image")
+    Image.new("1", (20_000, 10_000)).save(files[2])
     listing.to_csv(own.photos / "photos.csv", index=False)
-    (own.photos / "extra.png").write_bytes((own.photos / listing.loc[3, "file"]).read_bytes())
+    (own.photos / "extra.png").write_bytes(files[3].read_bytes())
+    noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(files[4])  # of a region without a label
     told = []
     table = run(own, output_dir=tmp_path / "out", log=told.append)
     assert (table["height_status"][:3] == "no_image").all()
     assert table["height_predicted"][:3].isna().all()
     assert (table["n_images"][:3] == 0).all()
+    assert table["height_status"][4] == "unlike_training"
+    assert (table["height_status"] == "unlike_training").mean() < 0.1
     assert "1 images are excluded: outside regions." in told
     assert "1 images are excluded: not listed." in told
     rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
     assert set(rejects["reason"]) == {"outside_regions", "not_listed", "unreadable", "too_large"}
-
-
-def test_marks_images_unlike_all_labelled_ones(tmp_path):
-    own = make_town(tmp_path)
-    rng = np.random.default_rng(1)
-    Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(own.photos / "0000.png")
-    table = run(own)
-    assert table["height_status"][0] == "unlike_training"
-    assert (table["height_status"] == "unlike_training").mean() < 0.1
-
-
-def test_grids_take_labels_from_points_and_rasters(town, tmp_path):
-    listing = pd.read_csv(town.photos / "photos.csv")
-    points = listing.assign(height=town.values)
-    points.to_csv(tmp_path / "points.csv", index=False)
-    squares = run(town, regions=None, region_id=None, side_m=400.0, labels=tmp_path / "points.csv")
-    assert squares["n_images"].sum() == len(listing)
-    assert (squares["n_images"] > 0).all()
-    assert squares["height"].notna().all()
-    x, y = (580_000.0, 4_500_000.0 + 13 * 500)
-    grid = town.values.reshape(13, 13)[::-1].astype("float32")
-    with rasterio.open(
-        tmp_path / "height.tif", "w", driver="GTiff", width=13, height=13, count=1,
-        dtype="float32", crs="EPSG:32618", nodata=-1,
-        transform=rasterio.transform.from_origin(x, y, 500, 500),
-    ) as file:  # fmt: skip
-        file.write(grid, 1)
-    raster = run(town, labels=tmp_path / "height.tif")
-    np.testing.assert_allclose(raster["height"], town.values, rtol=1e-4)
-    hexagons = run(
-        town, regions=None, region_id=None, h3_resolution=9, labels=tmp_path / "points.csv"
-    )
-    assert hexagons["region_id"].str.startswith("h3_").all()
 
 
 def test_random_protocol_is_named_and_takes_frames(town):
@@ -157,18 +127,10 @@ def test_random_protocol_is_named_and_takes_frames(town):
     assert found.attrs["verdicts"][0]["protocol"] == "random"
 
 
-def test_few_regions_are_predicted_but_not_judged(town):
-    frame = town.frame.copy()
-    frame.loc[frame["tract"] > "t0040", "height"] = np.nan
-    found = run(town, regions=frame, block_m=1000.0)
-    verdict = found.attrs["verdicts"][0]
-    assert verdict["better_than_location"] == "too few regions"
-    assert "too few regions to judge" in verdict["sentence"]
-    assert found["height_predicted"].notna().all()
-
-
 def test_dataset_contains_regions_labels_and_units(tiny_city):
-    found = predict_regions(tiny_city, encoder="colour_texture", block_m=1500.0, log=silent)
+    found = predict_regions(
+        tiny_city, indicators=["population"], encoder="colour_texture", block_m=1500.0, log=silent
+    )
     assert found.attrs["verdicts"][0]["unit"] == "people"
     assert (found["n_images"] > 0).any()
     with pytest.raises(InputError, match="which contains regions"):
