@@ -13,8 +13,8 @@ from dataset_builders.commands import run_command
 from dataset_builders.hub_errors import explain
 
 from ..common.errors import InputError
+from . import FORMATS
 
-FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 DESCRIPTION = """\
 Convert checkpoints of other projects, export models, write model cards, and push to the Hub.
 
@@ -100,9 +100,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     convert.add_argument(
         "--hidden_act", choices=("gelu", "quick_gelu"), help="activation; see above"
     )
-    convert.add_argument(
-        "--tokenizer", help="folder or Hub id (default: CLIP's tokenizer, available offline)"
-    )
     for tower in ("vision", "text"):
         convert.add_argument(
             f"--{tower}_heads",
@@ -133,7 +130,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     push.add_argument("--repo", required=True, help="org/name; created if necessary")
     push.add_argument("--private", action="store_true", help="create a private repository")
     push.add_argument("--tag", help="tag of the commit, such as v1")
-    push.add_argument("--message", help="commit message")
     push.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="only show the card and the files"
     )
@@ -179,7 +175,6 @@ def _convert(args: argparse.Namespace) -> None:
         args.weights,
         args.output_dir,
         hidden_act=args.hidden_act,
-        tokenizer=args.tokenizer,
         vision_heads=args.vision_heads,
         text_heads=args.text_heads,
     )
@@ -217,7 +212,7 @@ def _card(args: argparse.Namespace) -> None:
 def _push(args: argparse.Namespace) -> None:
     from .push import Destination, push_adapter, push_dataset, push_model
 
-    to = Destination(args.repo, args.private, args.tag, args.message, args.dry_run)
+    to = Destination(args.repo, args.private, args.tag, args.dry_run)
     if args.adapter:
         print(push_adapter(args.run, to))
     elif args.dataset:

@@ -5,14 +5,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from modeling_urbanln import UrbanLNConfig, UrbanLNModel, UrbanLNProcessor
 
 from ..common.errors import InputError
 from ..common.tokenizer import clip_tokenizer
 from .fg_clip import is_fg_clip, long_text_config, to_long_text
-from .openai_naming import HiddenAct, State, read_architecture, to_hugging_face
+from .openai_naming import (
+    RESIDUAL_POSITIONS,
+    HiddenAct,
+    State,
+    read_architecture,
+    to_hugging_face,
+)
 from .state_dicts import read_config, read_state_dict
 
 
@@ -40,33 +46,11 @@ def convert_state_dict(
     Raises:
         InputError: If weights are missing or unexpected, or of another architecture.
     """
-    architecture = read_architecture(state, hidden_act, vision_heads, text_heads)
+    config = read_architecture(state, hidden_act, vision_heads, text_heads)
     weights = to_hugging_face(state)
-    model: CLIPModel
-    if architecture.long_text:
-        model = UrbanLNModel(UrbanLNConfig(**architecture.config))
-    else:
-        model = CLIPModel(CLIPConfig(**architecture.config))
-    return _filled(model, weights)
-
-
-def convert_fg_clip(state: State, config: dict[str, Any]) -> UrbanLNModel:
-    """Build the long-text model of FG-CLIP's weights.
-
-    Args:
-        state: State dict of FG-CLIP version 1, see [`to_long_text`].
-        config: Its `config.json`.
-
-    Returns:
-        Model in float32, in evaluation mode.
-
-    Raises:
-        InputError: If weights are missing or unexpected.
-    """
-    weights = to_long_text(state)
-    positions = weights["text_model.embeddings.position_embedding.weight"]
-    model = UrbanLNModel(long_text_config(config, len(positions)))
-    return _filled(model, weights)
+    if RESIDUAL_POSITIONS in state:  # Long-CLIP
+        return _filled(UrbanLNModel(UrbanLNConfig(**config)), weights)
+    return _filled(CLIPModel(CLIPConfig(**config)), weights)
 
 
 def _filled(model: Any, weights: State) -> Any:
@@ -85,7 +69,6 @@ def convert_checkpoint(
     output_dir: str | Path,
     *,
     hidden_act: HiddenAct | None = None,
-    tokenizer: str | None = None,
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> CLIPModel:
@@ -99,12 +82,11 @@ def convert_checkpoint(
         output_dir: New or empty folder, written atomically.
         hidden_act: See [`convert_state_dict`]; not for FG-CLIP, whose config.json contains it and
             the numbers of heads.
-        tokenizer: Folder or Hub id. Defaults to CLIP's tokenizer from the open_clip package.
         vision_heads: See [`convert_state_dict`].
         text_heads: See [`convert_state_dict`].
 
     Raises:
-        InputError: If the file, folder or tokenizer is invalid.
+        InputError: If the file or folder is invalid.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
@@ -118,18 +100,16 @@ def convert_checkpoint(
             "--vision_heads and --text_heads."
         )
     else:
-        model = convert_fg_clip(state, read_config(path))
+        weights = to_long_text(state)
+        positions = weights["text_model.embeddings.position_embedding.weight"]
+        config = long_text_config(read_config(path), len(positions))
+        model = _filled(UrbanLNModel(config), weights)
     # Any: the library types these as optional
     text: Any = model.config.text_config
     vision: Any = model.config.vision_config
-    entries = _load_tokenizer(tokenizer, text.max_position_embeddings)
-    if len(entries) != text.vocab_size:
-        raise InputError(
-            f"The tokenizer has {len(entries)} entries and the model {text.vocab_size}: pass the "
-            "model's tokenizer by --tokenizer FOLDER_OR_ID."
-        )
     processor_class = UrbanLNProcessor if isinstance(model, UrbanLNModel) else CLIPProcessor
-    processor = processor_class(image_processor(vision.image_size), entries)
+    tokenizer = clip_tokenizer(text.max_position_embeddings)
+    processor = processor_class(image_processor(vision.image_size), tokenizer)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.") as name:
         folder = Path(name) / "folder"
@@ -141,17 +121,6 @@ def convert_checkpoint(
     return model
 
 
-def _load_tokenizer(name_or_path: str | None, max_length: int) -> CLIPTokenizer:
-    if name_or_path is None:
-        return clip_tokenizer(max_length)
-    try:
-        return CLIPTokenizer.from_pretrained(name_or_path, model_max_length=max_length)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"No usable tokenizer at {name_or_path!r} (--tokenizer): {error}"
-        ) from error
-
-
 def image_processor(size: int) -> CLIPImageProcessor:
     """CLIP's image processor for square images of `size` pixels."""
     return CLIPImageProcessor(
@@ -159,4 +128,4 @@ def image_processor(size: int) -> CLIPImageProcessor:
     )
 
 
-__all__ = ["convert_checkpoint", "convert_fg_clip", "convert_state_dict", "image_processor"]
+__all__ = ["convert_checkpoint", "convert_state_dict", "image_processor"]

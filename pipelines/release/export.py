@@ -27,9 +27,9 @@ from dataset_builders.hub_errors import explain
 from dataset_builders.images import decode_image
 
 from ..common.errors import InputError
+from . import FORMATS
 from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
 
-FORMATS = ("onnx", "int8", "openvino", "sentence_transformers")
 EXTRA, EXPORT_FILE, FILES_KIND = "export", "export.json", "export"
 # float formats differ by the order of summation, int8 by quantisation
 MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-3, 0.99
@@ -303,4 +303,4 @@ def _refuse_far(checks: Sequence[Check]) -> None:
             )
 
 
-__all__ = ["FORMATS", "Check", "export"]
+__all__ = ["Check", "export"]

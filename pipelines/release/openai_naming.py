@@ -5,7 +5,6 @@ Configurations are read from shapes, except for the number of attention heads an
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -63,26 +62,13 @@ TRANSPOSED = {
 }
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Architecture of a state dict.
-
-    Attributes:
-        config: Fields of a `CLIPConfig`.
-        long_text: Whether it is Long-CLIP, which has a second table of text positions.
-    """
-
-    config: dict[str, Any]
-    long_text: bool
-
-
 def read_architecture(
     state: State,
     hidden_act: HiddenAct | None,
     vision_heads: int | None = None,
     text_heads: int | None = None,
-) -> Architecture:
-    """Read the configuration from the shapes of a state dict.
+) -> dict[str, Any]:
+    """Read the fields of a `CLIPConfig` from the shapes of a state dict.
 
     Args:
         state: State dict with OpenAI's names.
@@ -151,12 +137,11 @@ def read_architecture(
                 f"{heads} heads do not divide the {name} tower's width of "
                 f"{tower['hidden_size']}: give --{name}_heads."
             )
-    config = {
+    return {
         "projection_dim": state["visual.proj"].shape[1],
         "vision_config": vision,
         "text_config": text,
     }
-    return Architecture(config, RESIDUAL_POSITIONS in state)
 
 
 def to_hugging_face(state: State) -> State:
@@ -262,7 +247,7 @@ def _default_heads(width: int, tower: str) -> int:
 
 __all__ = [
     "CLIP_VOCABULARY",
-    "Architecture",
+    "RESIDUAL_POSITIONS",
     "HiddenAct",
     "State",
     "merge_positions",

@@ -67,14 +67,12 @@ class Destination:
         repo_id: "org/name"; created if necessary.
         private: Whether to create a private repository.
         tag: Tag of the commit, such as "v1".
-        message: Commit message.
         dry_run: Whether to only list the files.
     """
 
     repo_id: str
     private: bool = False
     tag: str | None = None
-    message: str | None = None
     dry_run: bool = False
 
 
@@ -176,7 +174,7 @@ def push_dataset(folder: str | Path, to: Destination) -> Pushed:
             to.repo_id,
             private=to.private,
             tag=to.tag,
-            message=to.message or "Upload the dataset",
+            message="Upload the dataset",
             dry_run=to.dry_run,
         )
     except DatasetError as error:
@@ -193,7 +191,7 @@ def push_files(
     Args:
         files: Files by path in the repository, including README.md.
         to: Destination.
-        message: Default commit message.
+        message: Commit message.
         repo_type: "model" or "space".
 
     Raises:
@@ -208,9 +206,7 @@ def push_files(
     try:
         operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
         api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
-        commit = api.create_commit(
-            **kind, operations=operations, commit_message=to.message or message
-        )
+        commit = api.create_commit(**kind, operations=operations, commit_message=message)
         if to.tag is not None:
             api.create_tag(**kind, tag=to.tag, exist_ok=True)
     except Exception as error:
@@ -225,21 +221,20 @@ def push_files(
 
 def _copy_without_paths(source: Path, target: Path) -> Path:
     """Copy a JSON or YAML file, replacing local paths by their last component."""
+
+    def without_path(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_path(one) for one in value]
+        is_path = isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value))
+        return Path(value).name if is_path else value
+
     if source.is_file():
-        values = read_yaml(source)
-        shown = {key: _without_path(value) for key, value in values.items()}
+        shown = {key: without_path(value) for key, value in read_yaml(source).items()}
         is_yaml = source.suffix == ".yaml"
         text = yaml.safe_dump(shown, sort_keys=False) if is_yaml else json.dumps(shown, indent=2)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     return target
-
-
-def _without_path(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_path(one) for one in value]
-    is_path = isinstance(value, str) and (os.path.isabs(value) or os.path.exists(value))
-    return Path(value).name if is_path else value
 
 
 def published_files(root: Path) -> list[Path]:
@@ -249,7 +244,6 @@ def published_files(root: Path) -> list[Path]:
 
 
 __all__ = [
-    "CARD_FILE",
     "Destination",
     "Pushed",
     "published_files",

@@ -66,10 +66,8 @@ def read_run(
             intervals.
     """
     folder = Path(folder)
-    missing = [
-        name for name in ("config.json", "model.safetensors") if not (folder / name).exists()
-    ]
-    if missing:
+    needed = ("config.json", "model.safetensors")
+    if missing := [name for name in needed if not (folder / name).exists()]:
         pickled = sorted(path.name for path in folder.glob("*.bin")) if folder.is_dir() else []
         hint = f" Pickled weights ({pickled[0]}) are not published." if pickled else ""
         raise InputError(f"{folder} lacks {', '.join(missing)}: not a finished model.{hint}")

@@ -8,7 +8,7 @@ Reads the output of `evaluate.py probe` and `evaluate.py report`:
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,12 @@ class Gain:
         estimate: Mean over splits.
         low: Lower limit.
         high: Upper limit.
-        blocks: Number of blocks of regions in the bootstrap.
     """
 
     reference: str
     estimate: float
     low: float
     high: float
-    blocks: int
 
     def __str__(self) -> str:
         return f"{self.estimate:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
@@ -180,9 +178,8 @@ def _read_city(folder: Path, system: str | None) -> CityScores:
     scores = {}
     for cell, by_split in r2.items():
         means = [float(np.mean(own)) for own in by_split.values()]
-        scores[cell] = Score(
-            float(np.mean(means)), _sd(means), len(means), float(np.mean(tests[cell]))
-        )
+        sd = float(np.std(means, ddof=len(means) > 1))
+        scores[cell] = Score(float(np.mean(means)), sd, len(means), float(np.mean(tests[cell])))
     have = {indicator for _, _, _, indicator in scores}
     found = CityScores(
         folder.name,
@@ -199,8 +196,7 @@ def _read_city(folder: Path, system: str | None) -> CityScores:
             if own.get("training") and own["training"].get("variant_of") == model
         },
     )
-    _check_controls(found, folder)
-    _check_gains(found, folder)
+    _check(found, folder)
     return found
 
 
@@ -253,12 +249,13 @@ def _read_gains(path: Path) -> dict[tuple[str, str, str, str], list[Gain]]:
             continue
         r2 = one["intervals"]["r2"]
         gains[one["system"], one["protocol"], one["view"], one["indicator"]].append(
-            Gain(one["reference"], r2["estimate"], r2["low"], r2["high"], one["blocks"])
+            Gain(one["reference"], r2["estimate"], r2["low"], r2["high"])
         )
     return gains
 
 
-def _check_controls(found: CityScores, folder: Path) -> None:
+def _check(found: CityScores, folder: Path) -> None:
+    """Raise an error unless scores have controls, and those of the model a current interval."""
     for protocol in found.protocols:
         systems = {s for p, _, s, _ in found.scores if p == protocol}
         absent = [name for name in NEEDED if name not in systems]
@@ -267,10 +264,6 @@ def _check_controls(found: CityScores, folder: Path) -> None:
                 f"{folder} has scores under {protocol!r} without the control {', '.join(absent)}, "
                 "which the model card requires. Rerun `evaluate.py probe`."
             )
-
-
-def _check_gains(found: CityScores, folder: Path) -> None:
-    """Raise an error unless all scores of the model have a current interval."""
     for (protocol, view, system, indicator), score in found.scores.items():
         if system != found.model:
             continue
@@ -283,10 +276,6 @@ def _check_gains(found: CityScores, folder: Path) -> None:
                 f"coordinates ({indicator}, {protocol}), which the model card requires. Run "
                 "`evaluate.py report` on this folder first."
             )
-
-
-def _sd(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 __all__ = ["CONTROLS", "CityScores", "Gain", "Score", "read_scores"]

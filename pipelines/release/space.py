@@ -13,12 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from huggingface_hub import SpaceCard, SpaceCardData
 
-from dataset_builders.errors import DatasetError
+from dataset_builders.errors import DatasetError, MissingExtraError
 from dataset_builders.files import WrittenFiles, write_json
 from dataset_builders.publish import MARKER, check_gate, files_of, publish
 
@@ -102,23 +104,27 @@ def _open_folder(root: Path) -> WrittenFiles:
 
 
 def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
-    version = _gradio_version()
+    try:
+        gradio = version("gradio")
+    except PackageNotFoundError as error:
+        raise MissingExtraError("gradio", "demo") from error
+    shown: dict[str, Any] = {"embeddings": [_embeddings(sources.embeddings, root)]}
+    if sources.results is not None:
+        shown["results"] = _results(Path(sources.results), root)
+    if sources.city is not None:
+        known = sorted(path.name for path in (root / DATA / "embeddings").iterdir())
+        if sources.city not in known:
+            have = ", ".join(known)
+            raise InputError(f"No embeddings of {sources.city!r}, only of {have} (--city).")
+        shown["city"] = sources.city
+    shown["encoder"] = _model(sources.model, root)
+    shown["dataset_name"] = _dataset(sources.dataset_name, root)
     for name in CODE:
         shutil.copytree(CHECKOUT / name, root / name, ignore=NOT_CODE)
     (root / "app.py").write_text(APP, encoding="utf-8")
     (root / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
-    shown: dict[str, Any] = {
-        "dataset_name": _dataset(sources.dataset_name, root),
-        "model_name_or_path": _model(sources.model, root),
-        "embeddings": [_embeddings(sources.embeddings, root)],
-    }
-    if sources.results is not None:
-        shown["results"] = _results(Path(sources.results), root)
-    if sources.city is not None:
-        _check_city(sources.city, root)
-        shown["city"] = sources.city
     write_json(root / "demo" / "demo.json", shown)
-    _write_card(root, repo_id, version, shown)
+    _write_card(root, repo_id, gradio, shown)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     if size > MAX_BYTES:
         raise InputError(
@@ -149,17 +155,6 @@ def push_space(folder: str | Path, sources: SpaceSources, to: Destination) -> Pu
     names = WrittenFiles(root, FILES_KIND).names()
     files = {name: root / name for name in names if (root / name).is_file()}
     return push_files(files, to, message, repo_type="space")
-
-
-def _gradio_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    from dataset_builders.errors import MissingExtraError
-
-    try:
-        return version("gradio")
-    except PackageNotFoundError as error:
-        raise MissingExtraError("gradio", "demo") from error
 
 
 def _requirements() -> list[str]:
@@ -198,19 +193,11 @@ def _model(name: str, root: Path) -> str:
     return f"../{DATA}/model"
 
 
-def _check_city(city: str, root: Path) -> None:
-    known = sorted(path.name for path in (root / DATA / "embeddings").iterdir())
-    if city not in known:
-        raise InputError(f"No embeddings of {city!r}, only of {', '.join(known)} (--city).")
-
-
 def _embeddings(names: Sequence[str], root: Path) -> str:
     found = [
         path
-        for name in names
-        for path in (
-            [Path(name)] if Path(name).is_file() else sorted(Path(name).rglob("*.parquet"))
-        )
+        for name in map(Path, names)
+        for path in ([name] if name.is_file() else sorted(name.rglob("*.parquet")))
         if not path.name.endswith(".rejects.parquet")
     ]
     if not found:
@@ -238,36 +225,32 @@ def _results(results: Path, root: Path) -> str:
     return f"../{DATA}/results"
 
 
-def _write_card(root: Path, repo_id: str, version: str, shown: dict[str, Any]) -> None:
+def _write_card(root: Path, repo_id: str, gradio: str, shown: dict[str, Any]) -> None:
     title, synthetic = repo_id.split("/")[-1], _synthetic(root)
     data = SpaceCardData(
         title=title,
         sdk="gradio",
-        sdk_version=version,
+        sdk_version=gradio,
         python_version="3.11",
         app_file="app.py",
         license=LICENCE,
         emoji="🏙️",
         colorFrom="blue",
         colorTo="gray",
-        models=[name for name in [shown["model_name_or_path"]] if is_hub_id(name)] or None,
+        models=[name for name in [shown["encoder"]] if is_hub_id(name)] or None,
         datasets=[name for name in [shown["dataset_name"]] if is_hub_id(name)] or None,
         tags=["urban", "geospatial", "urbanln", *["synthetic"] * synthetic],
     )
     template = str(TEMPLATES / "space_card.md.j2")
-    card = SpaceCard.from_template(data, template, name=title, gradio=version, synthetic=synthetic)
+    card = SpaceCard.from_template(data, template, name=title, gradio=gradio, synthetic=synthetic)
     card.save(root / CARD_FILE)
 
 
 def _synthetic(root: Path) -> bool:
     """Whether any embedding table is of a simulated city."""
-    import pyarrow.parquet as pq
-
-    for path in (root / DATA / "embeddings").rglob("*.parquet"):
-        metadata = pq.read_schema(path).metadata or {}
-        if any(b'"synthetic": true' in value for value in metadata.values()):
-            return True
-    return False
+    tables = (root / DATA / "embeddings").rglob("*.parquet")
+    metadata = [(pq.read_schema(path).metadata or {}).values() for path in tables]
+    return any(b'"synthetic": true' in value for values in metadata for value in values)
 
 
 __all__ = ["SpaceSources", "push_space", "write_space"]
