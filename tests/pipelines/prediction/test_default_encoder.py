@@ -18,5 +18,6 @@ def test_default_encoder_depends_on_access_to_the_hub(monkeypatch, tmp_path):
         assert vectors._default_encoder(told.append) == "efficientnet_lite0"
         hub.shutdown()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     assert vectors._default_encoder(told.append) == "efficientnet_lite0"
     assert ["No --encoder given" in line for line in told] == [True, True]
