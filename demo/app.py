@@ -31,7 +31,10 @@ def build_app(settings: DemoSettings) -> Any:
         InputError: Dataset, encoder or embeddings are missing or do not match.
         MissingExtraError: Gradio is not installed.
     """
-    gr = _gradio()
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise MissingExtraError("gradio", "demo") from error
     from .caption_page import open_candidates
     from .cities import open_cities
     from .map_panel import MapPanel
@@ -91,14 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             ) from error
 
     return run_command(work, "demo")
-
-
-def _gradio() -> Any:
-    try:
-        import gradio
-    except ImportError as error:
-        raise MissingExtraError("gradio", "demo") from error
-    return gradio
 
 
 __all__ = ["build_app", "launch_options", "main"]

@@ -1,12 +1,13 @@
-"""Data of the cities on the page: regions, embeddings, predictions and images."""
+"""Data of the cities on the page: regions, embeddings, neighbours, predictions and scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -19,22 +20,90 @@ from pipelines.evaluation.embed.tables import (
     read_metadata,
 )
 from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.probe.predictions import RESULTS_FILE
+from pipelines.evaluation.probe.results import read_rows
+from pipelines.evaluation.search.nearest import plain_keys, top_k, unit
 from pipelines.prediction.inputs import Inputs, from_dataset
 from pipelines.prediction.labels import Indicator
 from pipelines.prediction.place import Protocol
 from pipelines.prediction.predict import Predictions, predict, predictable
 from pipelines.prediction.vectors import Vectors
 
-from .neighbours import Neighbours, side_by_side
 from .pictures import Pictures, open_pictures
-from .reported import Report
 from .settings import DemoSettings
 
 VIEW_TITLES = {BOTH: "both views", "satellite": "satellite", "street_view": "street views"}
+COORDINATES = "coordinates"
 PROTOCOLS: tuple[Protocol, ...] = ("block", "random")
 
 Floats = NDArray[np.float32]
 Found = TypeVar("Found")
+
+
+class Neighbour(NamedTuple):
+    """Search result: row number of the region and its cosine similarity."""
+
+    row: int
+    cosine: float
+
+
+class Neighbours:
+    """Exact nearest-neighbour search over the regions of a city.
+
+    Args:
+        X: Region vectors of one view, `(N, D)`; rows with NaN are left out.
+    """
+
+    def __init__(self, X: NDArray[np.floating]):
+        self.rows = np.flatnonzero(np.isfinite(X).all(1))
+        self.keys = plain_keys(unit(X[self.rows]))
+
+    def search(self, vector: NDArray[np.floating], top: int, without: int = -1) -> list[Neighbour]:
+        """Regions nearest to a vector `(D,)`, nearest first, excluding the row `without`."""
+        if not len(self.keys):
+            return []
+        scores, numbers = top_k(unit(vector[None]), self.keys, top + 1)
+        found = [
+            Neighbour(int(self.rows[number]), float(score))
+            for score, number in zip(scores[0], numbers[0], strict=True)
+        ]
+        return [one for one in found if one.row != without][:top]
+
+
+def side_by_side(parts: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Concatenate unit vectors of views, `(N, sum of D)`: cosines are the mean over the views."""
+    return np.concatenate([unit(part) for part in parts], axis=1)
+
+
+class Report:
+    """Result rows of a city; empty without a results folder.
+
+    Args:
+        results: Output folder of `evaluate.py probe`, or None.
+        city: Name of the city.
+    """
+
+    def __init__(self, results: str | None, city: str):
+        self.rows = [] if results is None else list(read_rows(Path(results) / city / RESULTS_FILE))
+
+    def sentence(self, system: str, view: str, indicator: str, protocol: str) -> str:
+        """Score of the ridge probe beside the best location-only control; empty if unknown."""
+        own, controls = [], []
+        for row in self.rows:
+            if (row.indicator, row.protocol) == (indicator, protocol):
+                if (row.system, row.view, row.probe) == (system, view, "ridge"):
+                    own.append(row.r2)
+                elif row.system == COORDINATES:
+                    controls.append((row.probe, row.r2))
+        r2 = pd.Series(own, dtype=float).dropna()
+        if r2.empty:
+            return ""
+        sd = r2.std() if len(r2) > 1 else 0.0
+        text = f"Probe score over {len(r2)} splits: R² {r2.mean():.2f} ± {sd:.2f}"
+        best = pd.DataFrame(controls, columns=["probe", "r2"]).groupby("probe")["r2"].mean().max()
+        if pd.notna(best):
+            text += f" (coordinates only, without images: {best:.2f})"
+        return f"{text}."
 
 
 @dataclass
@@ -246,4 +315,15 @@ def _in_order(values: Floats, order: NDArray[np.int64]) -> Floats:
     return found
 
 
-__all__ = ["VIEW_TITLES", "Cities", "ShownCity", "ViewOfCity", "find", "open_cities"]
+__all__ = [
+    "VIEW_TITLES",
+    "Cities",
+    "Neighbour",
+    "Neighbours",
+    "Report",
+    "ShownCity",
+    "ViewOfCity",
+    "find",
+    "open_cities",
+    "side_by_side",
+]

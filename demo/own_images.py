@@ -17,9 +17,8 @@ from pipelines.evaluation.search.prompts import Prompts, read_prompts
 from pipelines.evaluation.search.zero_shot import score_view
 from pipelines.prediction.predict import predict_new
 
-from .cities import VIEW_TITLES, Cities, ShownCity, find
+from .cities import VIEW_TITLES, Cities, ShownCity, find, side_by_side
 from .model import Towers
-from .neighbours import side_by_side
 from .page import notice, render
 from .pictures import PICTURE_SIDE, shrunk
 from .region_card import estimate_lines, region_button

@@ -10,8 +10,7 @@ from pipelines.prediction.labels import Indicator
 from pipelines.prediction.predict import Predictions
 
 from .amounts import amounts_of, rounded
-from .cities import VIEW_TITLES, Cities, ShownCity, find
-from .neighbours import Neighbour
+from .cities import VIEW_TITLES, Cities, Neighbour, ShownCity, find
 from .page import render
 from .pictures import THUMBNAIL_SIDE, Picture
 

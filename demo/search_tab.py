@@ -11,9 +11,8 @@ from pipelines.evaluation.errors import InputError
 from pipelines.evaluation.search.nearest import unit
 
 from .choropleth import outline
-from .cities import VIEW_TITLES, Cities, ShownCity, find
+from .cities import VIEW_TITLES, Cities, Neighbours, ShownCity, find
 from .model import Towers
-from .neighbours import Neighbours
 from .page import notice, render, title
 from .recall import AMONG, POOR_BELOW, Recall, measure_recall
 from .region_card import region_button

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dataset_builders.errors import MissingExtraError
 from dataset_builders.files import WrittenFiles, write_json
@@ -28,14 +30,66 @@ from dataset_builders.images import decode_image
 
 from ..common.errors import InputError
 from . import FORMATS
-from .towers import INPUTS, OUTPUTS, TEXT, VISION, make_tower, sample_inputs
 
 EXTRA, EXPORT_FILE, FILES_KIND = "export", "export.json", "export"
 # float formats differ by the order of summation, int8 by quantisation
 MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-3, 0.99
 LENGTHS = (8, 77)
+VISION, TEXT = "vision_model", "text_model"
+INPUTS = {VISION: ("pixel_values",), TEXT: ("input_ids", "attention_mask")}
+OUTPUTS = {VISION: ("image_features", "image_embeds"), TEXT: ("text_features", "text_embeds")}
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[Arrays], Sequence[NDArray[Any]]]
+
+
+class VisionTower(nn.Module):
+    """Images to projected features and L2-normalised embeddings, each `(batch_size, dim)`."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images of shape `(batch_size, 3, height, width)`."""
+        features = self.model.get_image_features(pixel_values=pixel_values).pooler_output
+        return features, F.normalize(features, dim=-1)
+
+
+class TextTower(nn.Module):
+    """Texts to projected features and L2-normalised embeddings, each `(batch_size, dim)`."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode token ids of shape `(batch_size, length)`."""
+        features = self.model.get_text_features(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).pooler_output
+        return features, F.normalize(features, dim=-1)
+
+
+def _sample_inputs(model: Any, name: str, batch: int, length: int, seed: int) -> dict[str, Tensor]:
+    """Random inputs in the processor's format; texts end at different positions and are padded."""
+    generator = torch.Generator().manual_seed(seed)
+    if name == VISION:
+        size = model.config.vision_config.image_size
+        return {"pixel_values": torch.randn(batch, 3, size, size, generator=generator)}
+    text = model.config.text_config
+    ids = torch.randint(1, text.vocab_size - 2, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(batch):
+        end = length - 1 - row * (length - 2) // max(batch, 1)
+        ids[row, end:] = text.eos_token_id
+        mask[row, end + 1 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _make_tower(model: Any, name: str) -> nn.Module:
+    return (VisionTower(model) if name == VISION else TextTower(model)).eval()
 
 
 @dataclass(frozen=True)
@@ -120,11 +174,11 @@ def _load(name: str) -> tuple[Any, Any]:
 
 def _samples(
     model: Any, processor: Any, name: str, images: Sequence[Path]
-) -> Iterable[tuple[str, dict[str, torch.Tensor]]]:
+) -> Iterable[tuple[str, dict[str, Tensor]]]:
     most = int(model.config.text_config.max_position_embeddings)
     for seed, batch in enumerate((1, 3)):
         for length in (*LENGTHS, most) if name == TEXT else (1,):
-            yield "noise", sample_inputs(model, name, batch, min(length, most), seed)
+            yield "noise", _sample_inputs(model, name, batch, min(length, most), seed)
     if name == VISION and images:
         opened = [decode_image(path) for path in images]
         pixels = processor.image_processor(images=opened, return_tensors="pt")
@@ -136,9 +190,9 @@ def _export_tower(
     name: str,
     output: Path,
     formats: Sequence[str],
-    samples: Sequence[tuple[str, dict[str, torch.Tensor]]],
+    samples: Sequence[tuple[str, dict[str, Tensor]]],
 ) -> list[Check]:
-    tower = make_tower(model, name)
+    tower = _make_tower(model, name)
     graph = output / "onnx" / f"{name}.onnx"
     if {"onnx", "openvino"} & set(formats):
         _to_onnx(model, tower, name, graph)
@@ -158,7 +212,7 @@ def _export_tower(
     return checks
 
 
-def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
+def _to_onnx(model: Any, tower: nn.Module, name: str, path: Path) -> None:
     try:
         import onnxruntime  # noqa: F401 - fail early
         import onnxscript  # noqa: F401
@@ -170,7 +224,7 @@ def _to_onnx(model: Any, tower: torch.nn.Module, name: str, path: Path) -> None:
     if name == TEXT:
         most = int(model.config.text_config.max_position_embeddings)
         axes[1] = torch.export.Dim("length", max=most)
-    inputs = sample_inputs(model, name, 2, LENGTHS[0], 0)
+    inputs = _sample_inputs(model, name, 2, LENGTHS[0], 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about axis names that the exporter merges
         program = torch.onnx.export(
@@ -230,11 +284,11 @@ def _onnx_runner(path: Path, name: str) -> Run:
 
 @torch.inference_mode()
 def _check(
-    tower: torch.nn.Module,
+    tower: nn.Module,
     name: str,
     path: Path,
     output: Path,
-    samples: Sequence[tuple[str, dict[str, torch.Tensor]]],
+    samples: Sequence[tuple[str, dict[str, Tensor]]],
     run: Run,
 ) -> Check:
     far, near, count = 0.0, 1.0, 0
@@ -273,7 +327,7 @@ def _export_sentence_transformers(model: Any, processor: Any, output: Path) -> C
     pixels = {"pixel_values": inputs.pop("pixel_values")}
     with torch.inference_mode():
         expected = torch.cat(
-            [make_tower(model, TEXT)(**inputs)[1], make_tower(model, VISION)(**pixels)[1]]
+            [_make_tower(model, TEXT)(**inputs)[1], _make_tower(model, VISION)(**pixels)[1]]
         ).numpy()
     encode = partial(loaded.encode, normalize_embeddings=True, show_progress_bar=False)
     found = np.concatenate([np.asarray(encode(texts)), np.asarray(encode([image]))])

@@ -1,4 +1,4 @@
-"""Scores of a model with controls, intervals and ablation, for the model card.
+"""Scores of a model with controls and intervals, for the model card.
 
 Reads the output of `evaluate.py probe` and `evaluate.py report`:
 
@@ -81,7 +81,7 @@ class CityScores:
         indicators: Indicators in order.
         untrained: Systems with random initialisation.
         trainings: Number of training runs by system.
-        variants: Ablations of the model and their descriptions.
+        variants: Ablations of the model, which the card omits.
     """
 
     city: str
@@ -92,7 +92,7 @@ class CityScores:
     indicators: tuple[str, ...]
     untrained: frozenset[str] = frozenset()
     trainings: Mapping[str, int] = field(default_factory=dict)
-    variants: Mapping[str, str] = field(default_factory=dict)
+    variants: frozenset[str] = frozenset()
 
     @property
     def protocols(self) -> list[str]:
@@ -190,11 +190,11 @@ def _read_city(folder: Path, system: str | None) -> CityScores:
         tuple(name for name in summary["indicators"] if name in have),
         frozenset(group[label] for label, own in systems.items() if own.get("random_init")),
         Counter(group.values()),
-        {
-            group[label]: own["training"].get("differs", "")
+        frozenset(
+            group[label]
             for label, own in systems.items()
-            if own.get("training") and own["training"].get("variant_of") == model
-        },
+            if (own.get("training") or {}).get("variant_of") == model
+        ),
     )
     _check(found, folder)
     return found

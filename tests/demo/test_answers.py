@@ -19,15 +19,13 @@ from dataset_builders.unique import RepeatedIdError
 from demo.amounts import Amounts, amounts_of, rounded
 from demo.caption_page import caption_page, open_candidates
 from demo.choropleth import LAYERS, outline, paint
-from demo.cities import ShownCity, open_cities
+from demo.cities import Neighbours, Report, ShownCity, open_cities, side_by_side
 from demo.map_panel import MapPanel
 from demo.model import Towers
-from demo.neighbours import Neighbours, side_by_side
 from demo.own_images import answer
 from demo.pictures import open_pictures
 from demo.recall import Recall, _examples, measure_recall
 from demo.region_card import region_card
-from demo.reported import Report
 from demo.search_tab import Search
 from pipelines.evaluation.embed.tables import EmbeddingTable, read_embeddings, write_embeddings
 from pipelines.evaluation.errors import InputError

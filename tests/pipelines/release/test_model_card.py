@@ -170,15 +170,11 @@ def test_selects_the_model_by_its_label(folder, tmp_path):
         read_run(folder, results, "urbanlm")
 
 
-def training(group, seed, variant_of=None, differs=""):
-    return {"group": group, "seed": seed, "variant_of": variant_of, "differs": differs}
-
-
-def test_card_averages_trainings_and_lists_variants_as_ablation(folder, tmp_path):
+def test_card_averages_trainings_and_omits_variants(folder, tmp_path):
     systems = {
-        "u-s0": system(training=training("u", 0)),
-        "u-s1": system(training=training("u", 1)),
-        "u-plain-s0": system(training=training("u-plain", 0, "u", "no self-distillation")),
+        "u-s0": system(training={"group": "u"}),
+        "u-s1": system(training={"group": "u"}),
+        "u-plain-s0": system(training={"group": "u-plain", "variant_of": "u"}),
     }
     rows = [
         *ROWS[:3],
@@ -186,19 +182,12 @@ def test_card_averages_trainings_and_lists_variants_as_ablation(folder, tmp_path
         *(row("u-s1", "satellite", r2, split_seed=k) for k, r2 in enumerate([0.6, 0.8])),
         row("u-plain-s0", "satellite", 0.2),
     ]
-    gain = {"estimate": 0.2, "low": 0.1, "high": 0.3}
-    less = {"estimate": -0.4, "low": -0.6, "high": -0.1}
-    gains = [
-        {**GAIN, "system": "u", "intervals": {"r2": gain}},
-        {**GAIN, "system": "u-plain", "reference": "u", "reference_probe": "ridge",
-         "intervals": {"r2": less}},
-    ]  # fmt: skip
+    gain = {"r2": {"estimate": 0.2, "low": 0.1, "high": 0.3}}
+    gains = [{**GAIN, "system": "u", "intervals": gain}]
     results = write_results(tmp_path / "results", rows, systems=systems, gains=gains)
     text = card_of(folder, results).text
     assert "| **u** (this model, 2 training runs) | 0.60 ± 0.14 |" in text
-    assert "- `u-plain`: no self-distillation" in text
-    assert "| u-plain | 1 | 0.20 ± 0.00 -0.40 [-0.60, -0.10] |" in text
-    assert "u-plain" not in text[: text.index("## Ablation")]
+    assert "u-plain" not in text
 
 
 def test_command_writes_the_card_and_keeps_an_edited_one(folder, tmp_path, capsys):
