@@ -24,14 +24,9 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 def open_clip_model(quick_gelu: bool, context_length: int = 77, **vision) -> CLIP:
     """Real architecture at small width, with all weights random, including biases."""
     torch.manual_seed(0)
-    fields = {"layers": 2, "width": 128, "patch_size": 8, "image_size": 32}
-    model = CLIP(
-        embed_dim=48,
-        vision_cfg=CLIPVisionCfg(**{**fields, **vision}),
-        text_cfg=CLIPTextCfg(context_length=context_length, width=64, heads=1, layers=3),
-        quick_gelu=quick_gelu,
-    )
-    return randomise(model).eval()
+    fields = {"layers": 2, "width": 128, "patch_size": 8, "image_size": 32, **vision}
+    text = CLIPTextCfg(context_length=context_length, width=64, heads=1, layers=3)
+    return randomise(CLIP(48, CLIPVisionCfg(**fields), text, quick_gelu)).eval()
 
 
 @torch.no_grad()
@@ -42,41 +37,38 @@ def randomise(model):
     return model
 
 
-def inputs(image_size: int = 32, length: int = 77) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(length: int = 77) -> tuple[torch.Tensor, torch.Tensor]:
     """Images, and texts of different lengths, padded with 0 as in open_clip."""
     generator = torch.Generator().manual_seed(1)
-    pixels = torch.randn(3, 3, image_size, image_size, generator=generator)
     ids = torch.zeros(3, length, dtype=torch.long)
     for row, end in enumerate((5, 40, length - 1)):
         ids[row, 0], ids[row, end] = 49406, END
         ids[row, 1:end] = torch.randint(1, 49000, (end - 1,), generator=generator)
-    return pixels, ids
+    return torch.randn(3, 3, 32, 32, generator=generator), ids
 
 
 @torch.no_grad()
-def differences(theirs, ours, pixels, ids) -> dict[str, float]:
-    """Largest absolute difference of features and logits."""
-    ids_padded_with_end = torch.where(ids == 0, END, ids)
-    image = ours.get_image_features(pixel_values=pixels).pooler_output
-    text = ours.get_text_features(input_ids=ids_padded_with_end).pooler_output
-    logits = ours(pixel_values=pixels, input_ids=ids_padded_with_end).logits_per_image
-    return {
-        "image": (theirs.encode_image(pixels) - image).abs().max().item(),
-        "text": (theirs.encode_text(ids) - text).abs().max().item(),
-        "logits": (theirs.get_logits(pixels, ids)[0] - logits).abs().max().item(),
-    }
+def differences(theirs, ours, length: int = 77) -> list[float]:
+    """Largest absolute difference of image features, text features and logits."""
+    pixels, ids = inputs(length)
+    padded_with_end = torch.where(ids == 0, END, ids)
+    pairs = (
+        (theirs.encode_image(pixels), ours.get_image_features(pixel_values=pixels).pooler_output),
+        (theirs.encode_text(ids), ours.get_text_features(input_ids=padded_with_end).pooler_output),
+        (
+            theirs.get_logits(pixels, ids)[0],
+            ours(pixel_values=pixels, input_ids=padded_with_end).logits_per_image,
+        ),
+    )
+    return [(their - our).abs().max().item() for their, our in pairs]
 
 
 @pytest.mark.parametrize("hidden_act", ACTIVATIONS)
 def test_converted_model_equals_open_clip_with_its_activation_only(hidden_act):
     theirs = open_clip_model(quick_gelu=hidden_act == "quick_gelu")
-    other = next(name for name in ACTIVATIONS if name != hidden_act)
-
-    right = differences(theirs, convert_state_dict(theirs.state_dict(), hidden_act), *inputs())
-    wrong = differences(theirs, convert_state_dict(theirs.state_dict(), other), *inputs())
-
-    assert max(right.values()) < TOLERANCE
-    assert min(wrong.values()) > WRONG
+    for one in ACTIVATIONS:
+        found = differences(theirs, convert_state_dict(theirs.state_dict(), one))
+        assert max(found) < TOLERANCE if one == hidden_act else min(found) > WRONG
 
 
 def test_long_clip_merges_its_two_tables_of_text_positions(tmp_path):
@@ -92,17 +84,14 @@ def test_long_clip_merges_its_two_tables_of_text_positions(tmp_path):
 
     loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert isinstance(loaded, UrbanLNModel)
-    assert max(differences(theirs, loaded, *inputs(length=248)).values()) < TOLERANCE
+    assert max(differences(theirs, loaded, 248)) < TOLERANCE
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     assert isinstance(processor, UrbanLNProcessor)
     assert len(processor(text="a road " * 200)["input_ids"]) == 248
 
 
-def save_fg_clip(folder: Path, **changes: torch.Tensor | None) -> CLIPModel:
-    """Save FG-CLIP's folder; return the CLIP that its code uses for long texts.
-
-    `changes` replace weights by suffix of their name; None removes them.
-    """
+def save_fg_clip(folder: Path, without: str = "nothing") -> CLIPModel:
+    """Save FG-CLIP's folder; return the CLIP that its code uses for long texts."""
     torch.manual_seed(0)
     tower = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     tower |= {"num_attention_heads": 4, "hidden_act": "gelu"}
@@ -115,8 +104,7 @@ def save_fg_clip(folder: Path, **changes: torch.Tensor | None) -> CLIPModel:
     clip = randomise(CLIPModel(config)).eval()
     state = clip.state_dict()
     name = "text_model.embeddings.position_embedding"
-    table = state[f"{name}.weight"]
-    unused = torch.full((248, 32), 9.0)
+    table, unused = state[f"{name}.weight"], torch.full((248, 32), 9.0)
     state |= {
         f"{name}_ori.weight": torch.cat([table[:20], unused[20:]]),
         f"{name}_res.weight": torch.cat([unused[:20], table[20:]]),
@@ -127,11 +115,8 @@ def save_fg_clip(folder: Path, **changes: torch.Tensor | None) -> CLIPModel:
         "logit_scale_hardneg": torch.tensor(3.0),
         "text_model.embeddings.position_ids": torch.arange(248)[None],
     }
-    for end, value in changes.items():
-        key = next(key for key in state if key.removesuffix(".weight").endswith(end))
-        state |= {key: value}
     folder.mkdir()
-    kept = {key: value for key, value in state.items() if value is not None}
+    kept = {key: value for key, value in state.items() if without not in key}
     save_file(kept, folder / "model.safetensors")
     fields = config.to_dict() | {"architectures": ["FGCLIPModel"]}
     fields["text_config"] |= {"max_position_embeddings": 77, "eos_token_id": 2}
@@ -143,40 +128,32 @@ def save_fg_clip(folder: Path, **changes: torch.Tensor | None) -> CLIPModel:
 
 def test_fg_clip_gives_the_embeddings_of_its_long_text_model(tmp_path, caplog):
     clip = save_fg_clip(tmp_path / "fg")
-    converted = convert_checkpoint(tmp_path / "fg", tmp_path / "out")
-    loaded = AutoModel.from_pretrained(tmp_path / "out").eval()
-
+    convert_checkpoint(tmp_path / "fg", tmp_path / "out")
+    assert "ignoring" in caplog.text
+    model = AutoModel.from_pretrained(tmp_path / "out").eval()
+    assert isinstance(model, UrbanLNModel)
     pixels, ids = inputs(length=248)
     batch = {"pixel_values": pixels, "input_ids": torch.where(ids == 0, END, ids)}
     with torch.no_grad():
-        expected = clip(**batch)
-        for model in (converted, loaded):
-            assert isinstance(model, UrbanLNModel)
-            found = model(**batch)
-            for name in ("image_embeds", "text_embeds", "logits_per_image"):
-                torch.testing.assert_close(getattr(found, name), getattr(expected, name))
-    assert "ignoring" in caplog.text
+        expected, found = clip(**batch), model(**batch)
+    for name in ("image_embeds", "text_embeds", "logits_per_image"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     assert len(processor(text="a road " * 200)["input_ids"]) == 248
     # the published folder gives the same image embeddings without its code
     picture = Image.new("RGB", (50, 40), (200, 100, 0))
-    vectors = []
-    for folder in ("fg", "out"):
-        encoder = load_model_encoder(str(tmp_path / folder))
-        vectors.append(torch.tensor(encoder.encode(encoder.prepare(picture)[None])))
+    encoders = [load_model_encoder(str(tmp_path / name)) for name in ("fg", "out")]
+    vectors = [torch.tensor(one.encode(one.prepare(picture)[None])) for one in encoders]
     torch.testing.assert_close(*vectors)
 
 
 def test_rejects_fg_clip_that_is_incomplete_or_of_another_version(tmp_path):
     fg, out = tmp_path / "fg", tmp_path / "out"
-    save_fg_clip(fg, position_embedding_ori=None)
+    save_fg_clip(fg, without="position_embedding_ori")
     with pytest.raises(InputError, match=r"no text_model\..*position_embedding_ori\.weight"):
         convert_checkpoint(fg, out)
     with pytest.raises(InputError, match=r"omit --hidden_act"):
         convert_checkpoint(fg, out, hidden_act="gelu")
-    (fg / "config.json").unlink()
-    with pytest.raises(InputError, match=r"config\.json of these weights cannot be read"):
-        convert_checkpoint(fg / "model.safetensors", out)
     save_file({"text_model.head.weight": torch.zeros(2, 2)}, tmp_path / "fg2.safetensors")
     with pytest.raises(InputError, match=r"like FG-CLIP 2.*embed --encoder"):
         convert_checkpoint(tmp_path / "fg2.safetensors", out)
@@ -207,7 +184,7 @@ def test_command_writes_a_folder_that_embeds_as_open_clip(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "images of 32 pixels in patches of 8, texts of up to 77 tokens" in said
     theirs, ours = theirs.float(), AutoModel.from_pretrained(out).eval()
-    assert max(differences(theirs, ours, *inputs()).values()) < TOLERANCE
+    assert max(differences(theirs, ours)) < TOLERANCE
     processor = AutoProcessor.from_pretrained(out)
     ids = processor(text="a road " * 90, truncation=True, return_tensors="pt")["input_ids"]
     assert ids.shape == (1, 77)
@@ -227,23 +204,15 @@ def test_command_writes_a_folder_that_embeds_as_open_clip(tmp_path, capsys):
     assert sorted(out.iterdir()) == before
 
 
-BLOCK = "transformer.resblocks.1.mlp.c_fc.weight"
-
-
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"ln_final.bias": None}, r"1 weights of CLIPModel are missing.*layer_norm\.bias"),
-        ({"visual.proj": None}, r"not a complete CLIP.*visual\.proj missing"),
         ({"logit_bias": torch.zeros(())}, r"1 weights are not.*logit_bias"),
         ({"visual.conv1.weight": torch.zeros(3, 4)}, r"should have 4 dimensions.*\(3, 4\)"),
-        ({BLOCK: torch.zeros(255, 64)}, "are inconsistent"),
         ({"positional_embedding_res": torch.zeros(248, 64)}, r"\(77, 64\).*\(248, 64\)"),
         ({"visual.layer1.0.conv1.weight": torch.zeros(1)}, r"ResNet image tower .*use a ViT"),
-        (
-            {"token_embedding.weight": torch.zeros(901_629, 1).expand(-1, 64)},
-            "901,629 tokens, CLIP's tokenizer 49,408",
-        ),
+        ({"token_embedding.weight": torch.zeros(901_629, 1)}, "901,629 tokens, CLIP's tokenizer"),
     ],
 )
 def test_rejects_weights_of_another_architecture(changed, said):
@@ -254,14 +223,10 @@ def test_rejects_weights_of_another_architecture(changed, said):
 
 def test_asks_for_the_number_of_heads_if_the_width_is_ambiguous():
     theirs = open_clip_model(quick_gelu=False, width=160, head_width=80)
-    with pytest.raises(InputError, match=r"vision tower has width 160.*--vision_heads"):
-        convert_state_dict(theirs.state_dict(), "gelu")
-    with pytest.raises(InputError, match="3 heads do not divide the vision tower's width of 160"):
-        convert_state_dict(theirs.state_dict(), "gelu", vision_heads=3)
-    right = convert_state_dict(theirs.state_dict(), "gelu", vision_heads=2)
-    wrong = convert_state_dict(theirs.state_dict(), "gelu", vision_heads=4)
-    assert differences(theirs, right, *inputs())["image"] < TOLERANCE
-    assert differences(theirs, wrong, *inputs())["image"] > WRONG
+    for heads, said in ((None, "width 160.*--vision_heads"), (3, "3 heads do not divide")):
+        with pytest.raises(InputError, match=said):
+            convert_state_dict(theirs.state_dict(), "gelu", vision_heads=heads)
+    assert max(differences(theirs, convert_state_dict(theirs.state_dict(), "gelu", 2))) < TOLERANCE
 
 
 class Hidden:

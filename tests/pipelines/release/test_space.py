@@ -34,40 +34,41 @@ def vectors(tiny_model_dir, tiny_city, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def space(tiny_model_dir, tiny_city, vectors, tmp_path_factory):
+def contents(folder):
+    """Contents of all files in a folder by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_space_has_a_card_code_and_data_and_starts(tiny_model_dir, tiny_city, vectors, tmp_path):
     sources = SpaceSources(str(tiny_model_dir), str(tiny_city), [str(vectors)])
-    return write_space(tmp_path_factory.mktemp("s") / "space", REPO, sources)
-
-
-def test_space_has_a_card_code_and_data_and_nothing_else(space):
+    space = write_space(tmp_path / "space", REPO, sources)
     card = RepoCard.load(space / "README.md", ignore_metadata_errors=False)
     data = card.data.to_dict()
     assert (data["title"], data["sdk"], data["app_file"]) == ("urbanln-demo", "gradio", "app.py")
     assert data["sdk_version"].count(".") == 2
     assert "synthetic" in data["tags"]
     assert "**Synthetic.**" in card.text
-    names = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    names = set(contents(space))
     assert {"app.py", "requirements.txt", "demo/app.py", "data/model/model.safetensors"} <= names
     assert "data/embeddings/harborview/urbanln.parquet" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
     requirements = (space / "requirements.txt").read_text().split()
     assert any(line.startswith("torch>=") for line in requirements)
     assert "#" not in requirements
-
-
-def test_space_starts_and_answers(space, tmp_path):
     # the folder of app.py precedes an editable install on the path
     ours = ("PYTHONPATH", "GRADIO_SERVER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=space, env=environment, stdout=log, stderr=log
-        )
+    log, command = tmp_path / "log", [sys.executable, "app.py"]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=space, env=environment, stdout=file, stderr=file)
     try:
-        while not (url := re.search(r"http://127\.0\.0\.1:\d+", (tmp_path / "log").read_text())):
-            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+        while not (url := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()[-2000:]
             time.sleep(0.1)
         with urllib.request.urlopen(url[0]) as answer:
             assert answer.status == 200
@@ -86,15 +87,6 @@ def dry_run(folder, vectors):
     return main([*command, "--dataset_name", "org/captions", "--embeddings", str(vectors)])
 
 
-def contents(folder):
-    """Contents of all files in a folder by relative path."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def test_dry_run_shows_the_space_and_writes_nothing(vectors, tmp_path, capsys):
     assert dry_run(tmp_path / "space", vectors) == 0
     shown = capsys.readouterr().out
@@ -105,16 +97,15 @@ def test_dry_run_shows_the_space_and_writes_nothing(vectors, tmp_path, capsys):
 
 def test_keeps_a_folder_that_is_not_a_space(vectors, tmp_path, capsys):
     checkout = tmp_path / "checkout"
-    for name in (".git/HEAD", "demo/demo.json", "src/thesis.py", "app.py"):
+    for name in (".git/HEAD", "demo/demo.json", "app.py"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text("months of work")
-    before = contents(checkout)
+    before = contents(tmp_path)
     assert dry_run(checkout, vectors) == 2
     assert "was not written by this command" in capsys.readouterr().err
     with pytest.raises(InputError, match="was not written by this command"):
         write_space(checkout, REPO, hub_sources(vectors))
-    assert contents(checkout) == before
-    assert list(tmp_path.iterdir()) == [checkout]
+    assert contents(tmp_path) == before
 
 
 def test_update_replaces_own_files_and_keeps_foreign_ones(vectors, tmp_path):
