@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -39,28 +41,19 @@ def embed_city(dataset: Path, city: str, model: Path, path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def two_cities(tiny_city, tmp_path_factory) -> Path:
-    """Synthetic cities of 6 x 6 and 3 x 3 regions, with captions that contain HTML."""
+    """Synthetic cities of 6 x 6 and 3 x 3 regions; the first captions are HTML with scripts."""
     from dataset_builders.synthetic import build_dataset
 
     folder = tmp_path_factory.mktemp("two_cities") / "dataset"
     shutil.copytree(tiny_city, folder)
     build_dataset(folder, ("oldgate",), grid_size=3, street_views=1, num_workers=1)
-    make_hostile(folder)
-    return folder
-
-
-def make_hostile(folder: Path) -> None:
-    """Insert HTML with scripts into the first caption and the first caption candidate."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for table, column in (("satellite", "caption"), ("captions", "text")):
         path = folder / "data" / f"harborview-{table}" / "part-00000.parquet"
         rows = pq.read_table(path)
-        values = rows[column].to_pylist()
-        values[0] = HOSTILE
+        values = [HOSTILE, *rows[column].to_pylist()[1:]]
         place = rows.schema.get_field_index(column)
         pq.write_table(rows.set_column(place, column, pa.array(values)), path)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import asyncio
 import struct
 import zlib
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,11 +16,6 @@ from demo.uploads import (
     read_uploads,
 )
 from pipelines.evaluation.errors import InputError
-
-
-def noise(side: int = 64) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
-    return encode_image(Image.fromarray(pixels))
 
 
 def bomb() -> bytes:
@@ -41,13 +35,10 @@ def bomb() -> bytes:
 
 
 BAD = {
-    "note.png": (b"only words, no picture", "is text"),
     "page.jpg": (b"<!DOCTYPE html><script>alert(1)</script>", "web page"),
     "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>', "SVG"),
-    "archive.jpg": (b"PK\x03\x04junk", "zip archive"),
     "bomb.png": (bomb(), "too many pixels"),
-    "cut.jpg": (noise(256)[:2_000], "it is truncated"),
-    "narrow.png": (encode_image(Image.new("RGB", (900, 9)), "PNG"), "it is too narrow"),
+    "cut.jpg": (encode_image(Image.effect_noise((256, 256), 50))[:2_000], "it is truncated"),
     "pickle.jpg": (b"\x80\x04\x95junk", "a pickle"),
 }
 

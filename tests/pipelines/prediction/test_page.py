@@ -1,7 +1,6 @@
 """The page in a real browser, with HTML in names and mathtext in units."""
 
 import geopandas as gpd
-import pytest
 
 from pipelines.prediction import predict_regions
 from tests.pipelines.prediction.test_predict import silent
@@ -9,20 +8,12 @@ from tests.pipelines.prediction.test_predict import silent
 NAME, UNIT = "<b>rent</b>", "$/m^2, 100% of $ <script>alert(1)</script>"
 
 
-@pytest.fixture(scope="module")
-def page(town, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
+def test_page_shows_verdict_and_maps_and_loads_nothing(town, start_browser, tmp_path):
     tracts = gpd.GeoDataFrame(town.frame).rename(columns={"height": NAME})
-    predict_regions(
-        town.photos, tracts, "tract", {NAME: UNIT}, "colour_texture",
-        output_dir=folder, log=silent,
-    )  # fmt: skip
-    return folder / "predictions.html"
-
-
-def test_page_shows_verdict_and_maps_and_loads_nothing(page, start_browser):
+    flags = {"encoder": "colour_texture", "output_dir": tmp_path, "log": silent}
+    predict_regions(town.photos, tracts, "tract", {NAME: UNIT}, **flags)
     browser = start_browser()
-    browser.get(page.as_uri())
+    browser.get((tmp_path / "predictions.html").as_uri())
     assert f"{NAME} ({UNIT})" in browser.find_element("tag name", "h2").text
     assert "better than location alone" in browser.find_element("class name", "verdict").text
     widths = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")

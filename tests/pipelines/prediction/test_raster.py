@@ -1,6 +1,5 @@
 import geopandas as gpd
 import numpy as np
-import pytest
 import rasterio
 from rasterio.transform import from_origin
 
@@ -8,43 +7,31 @@ from pipelines.prediction.cli import main
 from tests.pipelines.prediction.conftest import CRS, ORIGIN, SIDE
 
 
-@pytest.fixture(scope="module")
-def embeddings(town, tmp_path_factory):
+def test_command_predicts_from_rasters_without_photos(town, tmp_path, capsys):
     """Squares of 100 m whose embeddings follow the height of their tract; one row is missing."""
     values = np.kron(town.values.reshape(SIDE, SIDE)[::-1], np.ones((5, 5)))
     rng = np.random.default_rng(0)
     bands = np.stack([values, values**2 / 60, rng.normal(size=values.shape)])
     bands += rng.normal(0, 2, bands.shape)
     bands[:, :5] = np.nan
-    path = tmp_path_factory.mktemp("raster") / "vectors.tif"
     height, width = values.shape
+    embeddings = tmp_path / "vectors.tif"
     with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=3,
-        height=height,
-        width=width,
-        dtype="float32",
-        crs=CRS,
-        transform=from_origin(ORIGIN[0], ORIGIN[1] + 100 * height, 100, 100),
-    ) as file:
+        embeddings, "w", driver="GTiff", count=3, height=height, width=width, dtype="float32",
+        crs=CRS, transform=from_origin(ORIGIN[0], ORIGIN[1] + 100 * height, 100, 100),
+    ) as file:  # fmt: skip
         file.write(bands.astype(np.float32))
-    return path
-
-
-def test_command_predicts_from_rasters_without_photos(town, embeddings, tmp_path, capsys):
     command = [
         *("--encoder", "raster", "--raster", str(embeddings), "--regions", str(town.tracts)),
         *("--region_id", "tract", "--indicator", "height", "--unit", "m"),
-        *("--output_dir", str(tmp_path)),
+        *("--output_dir", str(tmp_path / "out")),
     ]
     assert main(command) == 0
     said = capsys.readouterr().err
-    table = gpd.read_parquet(tmp_path / "predictions.parquet")
+    table = gpd.read_parquet(tmp_path / "out" / "predictions.parquet")
     assert (table["height_status"] == "no_image").sum() == SIDE
     assert f"{SIDE} regions are excluded: no data." in said
-    assert len(gpd.pd.read_parquet(tmp_path / "rejects.parquet")) == SIDE
+    assert len(gpd.pd.read_parquet(tmp_path / "out" / "rejects.parquet")) == SIDE
     hidden = table["height"].isna().to_numpy() & table["height_predicted"].notna().to_numpy()
     error = np.abs(table["height_predicted"] - town.values)[hidden]
     assert error.median() < 3
