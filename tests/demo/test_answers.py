@@ -15,7 +15,6 @@ from PIL import Image
 
 from dataset_builders.captions import clean_caption
 from dataset_builders.images import decode_image
-from dataset_builders.unique import RepeatedIdError
 from demo.amounts import Amounts, amounts_of, rounded
 from demo.caption_page import caption_page, open_candidates
 from demo.choropleth import LAYERS, paint
@@ -23,7 +22,6 @@ from demo.cities import Neighbours, Report, ShownCity, open_cities, side_by_side
 from demo.map_panel import MapPanel
 from demo.model import Towers
 from demo.own_images import answer
-from demo.pictures import open_pictures
 from demo.recall import Recall, _examples, measure_recall
 from demo.region_card import region_card
 from demo.search_tab import Search
@@ -192,17 +190,6 @@ def test_tables_of_another_model_or_random_weights_are_skipped(settings, tmp_pat
     other = replace(settings, embeddings=(str(tmp_path),))
     with pytest.raises(InputError, match="found: narrow, random"):
         open_cities(other, towers.encoder.name, towers.encoder.dim)
-
-
-def test_rejects_repeated_image_ids_and_accepts_a_missing_view(tiny_city, tmp_path):
-    root = tmp_path / "d"
-    shutil.copytree(tiny_city, root)
-    shutil.rmtree(root / "data" / "harborview-street_view")
-    assert list(open_pictures(str(root), "harborview")) == ["satellite"]
-    shards = root / "data" / "harborview-satellite"
-    shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
-    with pytest.raises(RepeatedIdError, match="36 rows repeat the image_id"):
-        open_pictures(str(root), "harborview")
 
 
 # ---- captions -----------------------------------------------------------------------------------

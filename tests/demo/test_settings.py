@@ -9,7 +9,7 @@ from PIL import Image
 
 from demo.app import main
 from demo.model import load_towers
-from demo.settings import DemoSettings, parse_arguments, read_settings
+from demo.settings import DemoSettings, read_settings
 from pipelines.evaluation.errors import InputError
 
 
@@ -37,14 +37,6 @@ def test_rejects_missing_or_invalid_settings(tmp_path, content, said):
     stored.write_text(content)
     with pytest.raises(InputError, match=said):
         read_settings({}, stored)
-
-
-@pytest.mark.parametrize("flag", ["--encoder", "--model_name_or_path"])
-def test_flags_of_the_command_line(flag):
-    words = ["--dataset_name", "d", flag, "mosaiks", "--embeddings", "a", "b"]
-    settings, port = parse_arguments([*words, "--server_port", "7999"])
-    assert settings == DemoSettings("d", "mosaiks", ("a", "b"))
-    assert port == 7999
 
 
 def test_encoder_without_a_text_tower_has_no_search(tmp_path):

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-import shapely
 
 from pipelines.common.errors import InputError
 from pipelines.prediction.inputs import from_files
@@ -67,24 +66,10 @@ def test_reads_geoparquet_and_counts_missing_photos(town, tmp_path):
     assert [one.reason for one in inputs.rejects] == ["missing", "missing"]
 
 
-def twice(frame, name):
-    """The frame with a second column of that name."""
-    table = pd.concat([pd.DataFrame(frame), pd.DataFrame(frame)[[name]]], axis=1)
+def twice(frame):
+    """The frame with a second column `height`."""
+    table = pd.concat([pd.DataFrame(frame), pd.DataFrame(frame)[["height"]]], axis=1)
     return gpd.GeoDataFrame(table, geometry="geometry", crs=frame.crs)
-
-
-def overlapping(frame):
-    frame = frame.copy()
-    frame.loc[0, "geometry"] = frame.geometry.iloc[1].buffer(100)
-    return frame
-
-
-def invalid(frame):
-    frame = frame.copy()
-    west, south, east, north = frame.total_bounds
-    corners = [(west, south), (east, north), (east, south), (west, north)]
-    frame.loc[0, "geometry"] = shapely.Polygon(corners)
-    return frame
 
 
 POINTS = pd.DataFrame({"lon": ["?"], "lat": ["?"], "height": [1]})
@@ -94,17 +79,13 @@ SEVERAL = pd.DataFrame({"tract": ["t0001", "t0001"], "height": [5, 6]})
 WRONG_REGIONS = {
     "no CRS": lambda frame: frame.set_crs(None, allow_override=True),
     "duplicate ids": lambda frame: frame.assign(tract="same"),
-    "overlap": overlapping,
-    "not valid": invalid,
+    "overlap": lambda frame: frame.assign(geometry=frame.buffer(100)),
     "are not numbers": lambda frame: frame.assign(height="tall"),
-    "'height' has dtype datetime64": lambda frame: frame.assign(
-        height=pd.date_range("2020", periods=len(frame))
-    ),
+    "'height' has dtype datetime64": lambda frame: frame.assign(height=pd.Timestamp("2020")),
     "None of 169 images lies in a region|cannot be assigned to regions": lambda frame: (
         frame.set_crs("EPSG:32617", allow_override=True)
     ),
-    "several columns tract": lambda frame: twice(frame, "tract"),
-    "several columns height": lambda frame: twice(frame, "height"),
+    "several columns height": twice,
     "a file or a GeoDataFrame, got a DataFrame": pd.DataFrame,
     "has no geometry": lambda frame: gpd.GeoDataFrame({"tract": ["a"]}),
 }
@@ -119,28 +100,22 @@ def test_rejects_invalid_regions(town, said):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"region_id": None}, "must be a column of the regions.*tract"),
         ({"region_id": "geoid"}, "got 'geoid'.*tract"),
         ({"indicators": {"height": ""}}, "unit of height is missing"),
         ({"indicators": {}}, "--indicator is missing"),
         ({"indicators": {"heigth": "m"}}, "Did you mean 'height'"),
         ({"indicators": {"height": "m", "height_low": "m"}}, "duplicate columns height_low"),
         ({"indicators": {"FID": "m"}}, "duplicate columns FID"),
-        ({"regions": None}, "one of --regions"),
-        ({"side_m": 500.0}, "got 2 of them"),
+        ({"side_m": 500.0}, "one of --regions.*got 2 of them"),
         ({"regions": "none.gpkg"}, "no file of polygons"),
         ({"images": "none"}, "no folder of images"),
-        ({"images": ["a.jpg"]}, "or a data frame, got a l"),
         ({"images": LONGITUDES}, "several columns lon"),
         ({"labels": {"t0000": 5}}, "got a dict"),
         ({"labels": POINTS}, "No row of The table of labels has coordinates"),
         ({"labels": MATCHES_NOTHING}, "No id of 'tract'.*1, 2 versus t0000"),
         ({"labels": SEVERAL}, "several rows for 1 ids.*t0001"),
         ({"city": "bern"}, "--city bern is for data"),
-        (
-            {"protocol": "blocks", "transform": "log", "block_m": -5.0, "seed": -1},
-            "'log'.*block, random, got 'blocks'.*got -5.0.*seed must be at least 0",
-        ),
+        ({"protocol": "blocks", "block_m": -5.0, "seed": -1}, "'blocks'.*got -5.0.*seed must be"),
     ],
 )
 def test_rejects_invalid_arguments(town, changed, said):

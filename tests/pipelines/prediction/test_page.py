@@ -2,16 +2,14 @@
 
 import geopandas as gpd
 
-from pipelines.prediction import predict_regions
-from tests.pipelines.prediction.test_predict import silent
+from tests.pipelines.prediction.test_predict import run
 
 NAME, UNIT = "<b>rent</b>", "$/m^2, 100% of $ <script>alert(1)</script>"
 
 
 def test_page_shows_verdict_and_maps_and_loads_nothing(town, start_browser, tmp_path):
     tracts = gpd.GeoDataFrame(town.frame).rename(columns={"height": NAME})
-    flags = {"encoder": "colour_texture", "output_dir": tmp_path, "log": silent}
-    predict_regions(town.photos, tracts, "tract", {NAME: UNIT}, **flags)
+    run(town, regions=tracts, indicators={NAME: UNIT}, output_dir=tmp_path)
     browser = start_browser()
     browser.get((tmp_path / "predictions.html").as_uri())
     assert f"{NAME} ({UNIT})" in browser.find_element("tag name", "h2").text
