@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import geopandas as gpd
 import numpy as np
@@ -8,7 +10,21 @@ from PIL import Image
 
 from pipelines.common.errors import InputError
 from pipelines.prediction import predict_regions
+from pipelines.prediction.cli import main
 from tests.pipelines.prediction.conftest import make_town
+from tests.pipelines.prediction.test_cli import flags
+
+DIES = """
+import os, signal, sys
+import pipelines.evaluation.embed.images as embed
+write = embed._write_part
+def write_and_die(*arguments):
+    write(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+embed._write_part = write_and_die
+from pipelines.prediction.cli import main
+main(sys.argv[1:])
+"""
 
 
 def silent(text: str) -> None:
@@ -70,6 +86,28 @@ def test_result_has_estimates_intervals_and_status(town, predictions, tmp_path):
     ):
         np.testing.assert_array_equal(stored["height_high"], table["height_high"])
         assert stored["region_id"].tolist() == table["region_id"].tolist()
+
+
+def test_resumes_after_sigkill(town, predictions, tmp_path, capsys):
+    _, whole = predictions
+    command = [sys.executable, "-c", DIES, *flags(town, tmp_path)]
+    died = subprocess.run(command, capture_output=True, text=True)
+    assert died.returncode == -9, died.stderr
+    assert not (tmp_path / "predictions.parquet").exists()
+    assert main(flags(town, tmp_path)) == 0
+    said = capsys.readouterr().err
+    assert "Going on from 1 parts" in said or "Resum" in said
+    assert "better than location alone in new districts" in said
+    pd.testing.assert_frame_equal(
+        *(pd.DataFrame(gpd.read_parquet(one / "predictions.parquet")) for one in (tmp_path, whole))
+    )
+    verdicts = [json.loads((one / "verdict.json").read_text()) for one in (tmp_path, whole)]
+    assert verdicts[0] == verdicts[1]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        *("embeddings", "predictions.gpkg", "predictions.html", "predictions.parquet"),
+        *("rejects.parquet", "verdict.json"),
+    }
 
 
 def test_labels_of_a_district_do_not_change_its_predictions(town, predictions):
