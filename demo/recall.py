@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ FLOOR = 0.05
 """Quantile of the best similarities of caption sentences that is taken as the floor."""
 AMONG = 12
 EXAMPLES = 4
-MOST_OVERLAP = 0.5  # of the words of two examples
+MOST_OVERLAP = 0.5  # Jaccard index of the words of two examples
 SENTENCES = 200
 SHORT, LONG = 15, 90  # characters of an example
 SIDE = 512  # pixels; images are resized before they are kept for encoding
@@ -60,31 +59,23 @@ class Recall:
         return self.text_to_image < min(POOR_BELOW * self.chance, (1 + self.chance) / 2)
 
 
-class Captioned(NamedTuple):
-    """A captioned image."""
-
-    image: Image.Image
-    caption: str
-    region_id: str
-
-
 def measure_recall(city: ShownCity, view: str, towers: Towers) -> Recall | None:
     """Measure retrieval among the images of one view; None with too few captioned images."""
     sample = list(_sample(city, view, towers))
     if towers.tower is None or view not in city.views or len(sample) < FEWEST:
         return None
-    captions = [one.caption for one in sample]
+    images, captions, regions = map(list, zip(*sample, strict=True))
     found = retrieval_metrics(
-        unit(towers.encode_images([one.image for one in sample])),
+        unit(towers.encode_images(images)),
         unit(towers.tower.encode(captions)),
         Pairs(captions, np.arange(len(sample))),
-        [one.region_id for one in sample],
+        regions,
         ks=(5,),
     )
-    owners = _sentences(sample)
+    owners = _sentences(captions)
     ranks, best = _ranks(city, view, unit(towers.tower.encode(list(owners))))
     floor = float(np.quantile(best, FLOOR))
-    rows = [city.rows[sample[owner].region_id] for owner in owners.values()]
+    rows = [city.rows[regions[owner]] for owner in owners.values()]
     return Recall(
         images=len(sample),
         unseen=_unseen(city, view, towers) is not None,
@@ -102,7 +93,8 @@ def _unseen(city: ShownCity, view: str, towers: Towers) -> set[str] | None:
     return found if found is not None and len(found) >= FEWEST else None
 
 
-def _sample(city: ShownCity, view: str, towers: Towers) -> Iterator[Captioned]:
+def _sample(city: ShownCity, view: str, towers: Towers) -> Iterator[tuple[Image.Image, str, str]]:
+    """Images, their captions and regions."""
     if view not in city.pictures:
         return
     pictures = city.pictures[view]
@@ -117,17 +109,17 @@ def _sample(city: ShownCity, view: str, towers: Towers) -> Iterator[Captioned]:
         except BadImageError:
             continue
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        yield Captioned(image, caption, row["region_id"])
+        yield image, caption, row["region_id"]
 
 
-def _sentences(sample: Sequence[Captioned]) -> dict[str, int]:
+def _sentences(captions: Sequence[str]) -> dict[str, int]:
     """Map short caption sentences to the number of their image; full captions if there are none."""
     found: dict[str, int] = {}
-    for number, one in enumerate(sample):
-        for sentence in re.split(r"(?<=\.)\s+", one.caption):
+    for number, caption in enumerate(captions):
+        for sentence in re.split(r"(?<=\.)\s+", caption):
             if SHORT <= len(sentence) <= LONG and len(found) < SENTENCES:
                 found.setdefault(sentence.rstrip("."), number)
-    return found or {one.caption: number for number, one in enumerate(sample)}
+    return found or {caption: number for number, caption in enumerate(captions)}
 
 
 def _ranks(
@@ -145,19 +137,13 @@ def _examples(
 ) -> tuple[str, ...]:
     """Dissimilar sentences that retrieve the region of their image, best first, one per image."""
     sentences = list(owners)
-    found: dict[int, str] = {}
+    words = [set(sentence.lower().split()) for sentence in sentences]
+    found: dict[int, int] = {}  # from image to sentence
     for n in np.argsort(ranks, kind="stable"):
-        sentence = sentences[n]
-        is_new = all(_word_overlap(sentence, one) <= MOST_OVERLAP for one in found.values())
-        if ranks[n] < AMONG and matches[n] and is_new:
-            found.setdefault(owners[sentence], sentence)
-    return tuple(found.values())[:EXAMPLES]
-
-
-def _word_overlap(one: str, other: str) -> float:
-    """Jaccard index of the words of two sentences."""
-    a, b = set(one.lower().split()), set(other.lower().split())
-    return len(a & b) / len(a | b)
+        overlaps = (len(words[n] & words[m]) / len(words[n] | words[m]) for m in found.values())
+        if ranks[n] < AMONG and matches[n] and max(overlaps, default=0) <= MOST_OVERLAP:
+            found.setdefault(owners[sentences[n]], n)
+    return tuple(sentences[n] for n in found.values())[:EXAMPLES]
 
 
 __all__ = ["POOR_BELOW", "Recall", "measure_recall"]

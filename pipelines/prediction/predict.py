@@ -136,7 +136,13 @@ def predict_regions(
     Raises:
         InputError: If an input is invalid.
     """
-    _check_choices(aggregate, transform, protocol, block_m, seed)
+    _check_choices(
+        block_m,
+        seed,
+        aggregate=(aggregate, Aggregate),
+        transform=(transform, Transform),
+        protocol=(protocol, Protocol),
+    )
     options = {
         "regions": regions,
         "region_id": region_id,
@@ -159,14 +165,14 @@ def predict_regions(
             keep.enter_context(locked(folder))
         if rasters:
             vectors, inputs = average_rasters(rasters, inputs, folder, raster_settings, log)
-            name, made = RASTER, f"area-weighted mean of {len(rasters)} files"
+            name, pooling = RASTER, f"area-weighted mean of {len(rasters)} files"
         else:
-            eyes = open_encoder(encoder, device, seed, trust_remote_code, log)
+            model = open_encoder(encoder, device, seed, trust_remote_code, log)
             settings = EmbedSettings(batch_size, CHUNK_SIZE, num_workers)
-            vectors = embed_regions(eyes, inputs, folder, settings, log)
-            name, made = eyes.name, eyes.pooling
+            vectors = embed_regions(model, inputs, folder, settings, log)
+            name, pooling = model.name, model.pooling
         found = predict(inputs, vectors, protocol=protocol, block_m=block_m, seed=seed)
-        found.notes.insert(0, f"Encoder: {name} ({made}, {vectors.X.shape[1]} dimensions).")
+        found.notes.insert(0, f"Encoder: {name} ({pooling}, {vectors.X.shape[1]} dimensions).")
         found = replace(found, encoder=name)
         for line in [*(verdict.sentence for verdict in found.verdicts), *found.notes]:
             log(line)
@@ -267,16 +273,10 @@ def predictable(inputs: Inputs, vectors: Vectors, protocol: Protocol = "block") 
     return replace(inputs, indicators=kept)
 
 
-def _check_choices(
-    aggregate: str, transform: str, protocol: str, block_m: float | None, seed: int
-) -> None:
+def _check_choices(block_m: float | None, seed: int, **chosen: tuple[str, Any]) -> None:
     wrong = [
         f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}"
-        for name, value, choices in (
-            ("aggregate", aggregate, Aggregate),
-            ("transform", transform, Transform),
-            ("protocol", protocol, Protocol),
-        )
+        for name, (value, choices) in chosen.items()
         if value not in get_args(choices)
     ]
     if block_m is not None and not 0 < block_m < np.inf:

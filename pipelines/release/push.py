@@ -15,7 +15,6 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from dataset_builders.errors import DatasetError
-from dataset_builders.hub_errors import AGAIN, explain
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 from dataset_builders.yaml_records import read_yaml
@@ -31,28 +30,12 @@ from .model_card import (
 from .runs import read_run
 
 PUBLISHED = (
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*.safetensors",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "*.py",
-    "training_summary.json",
-    "train_arguments.yaml",
-    "adapter/adapter_config.json",
-    "adapter/adapter_model.safetensors",
-    "figures/*.png",
-    "onnx/*.onnx",
-    "openvino/*",
-    "export.json",
+    *("README.md", "config.json", "generation_config.json", "*.py", "export.json"),
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
+    *("training_summary.json", "train_arguments.yaml", "figures/*.png", "onnx/*.onnx"),
+    *("openvino/*", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
 )
 
 # contain local paths
@@ -121,8 +104,7 @@ def push_model(
         system: Label of the model in the results.
 
     Raises:
-        InputError: If there is no finished model, scores lack their controls, or the Hub returns an
-            error.
+        InputError: If there is no finished model, or scores lack their controls.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -145,7 +127,7 @@ def push_adapter(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If there is no adapter, or the Hub returns an error.
+        InputError: If there is no adapter.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -165,7 +147,7 @@ def push_dataset(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If the folder did not pass the check, or the Hub returns an error.
+        InputError: If the folder did not pass the check.
     """
     root = Path(folder)
     try:
@@ -193,9 +175,6 @@ def push_files(
         to: Destination.
         message: Commit message.
         repo_type: "model" or "space".
-
-    Raises:
-        InputError: If the Hub returns an error.
     """
     sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
     card = files[CARD_FILE].read_text(encoding="utf-8")
@@ -203,19 +182,11 @@ def push_files(
         return Pushed(to.repo_id, sizes, card)
     api, sdk = HfApi(), "gradio" if repo_type == "space" else None
     kind: dict[str, Any] = {"repo_id": to.repo_id, "repo_type": repo_type}
-    try:
-        operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
-        api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
-        commit = api.create_commit(**kind, operations=operations, commit_message=message)
-        if to.tag is not None:
-            api.create_tag(**kind, tag=to.tag, exist_ok=True)
-    except Exception as error:
-        said = explain(error, to.repo_id)
-        if said is None:
-            raise
-        failure = InputError(said)
-        failure.exit_code = 1 if said.endswith(AGAIN) else 2
-        raise failure from error
+    operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+    api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
+    commit = api.create_commit(**kind, operations=operations, commit_message=message)
+    if to.tag is not None:
+        api.create_tag(**kind, tag=to.tag, exist_ok=True)
     return Pushed(to.repo_id, sizes, card, commit.commit_url)
 
 
