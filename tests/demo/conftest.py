@@ -1,42 +1,23 @@
 """A tiny city with a tiny model, and a server of the demo."""
 
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra `demo`)")
 
-from dataset_builders.storage import iter_images, read_table
+from dataset_builders.storage import iter_images
 from demo.settings import DemoSettings
-from pipelines.common.encoders.transformers_models import load_model_encoder
-from pipelines.evaluation.embed.tables import write_embeddings
+from pipelines.evaluation.embed.images import EmbedSettings, embed
+from pipelines.evaluation.embed.sources import open_images
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>${window.hacked=2}{{constructor}}</script>"
-
-
-def embed_city(dataset: Path, city: str, model: Path, path: Path) -> None:
-    """Embed a city as `evaluate.py embed` does, in one thread."""
-    encoder = load_model_encoder(str(model))
-    region_ids = read_table(dataset, city, "regions", ["region_id"])["region_id"].tolist()
-    counts, vectors = {}, {}
-    for view in ("street_view", "satellite"):
-        sums = {region_id: [] for region_id in region_ids}
-        for row in iter_images(dataset, city, view):
-            image = Image.open(io.BytesIO(row["image"])).convert("RGB")
-            sums[row["region_id"]].append(encoder.encode(encoder.prepare(image)[None])[0])
-        counts[view] = np.array([len(found) for found in sums.values()])
-        vectors[view] = np.stack([np.mean(found, axis=0) for found in sums.values()])
-    metadata = {"label": "urbanln", "encoder": encoder.name, "city": city, "random_init": False}
-    write_embeddings(path, region_ids, counts, vectors, metadata)
 
 
 @pytest.fixture(scope="session")
@@ -57,20 +38,19 @@ def two_cities(tiny_city, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings(two_cities, tiny_model_dir, tmp_path_factory) -> DemoSettings:
-    folder = tmp_path_factory.mktemp("embeddings")
-    for city in ("harborview", "oldgate"):
-        path = folder / city / "urbanln.parquet"
-        path.parent.mkdir()
-        embed_city(two_cities, city, tiny_model_dir, path)
-    return DemoSettings(str(two_cities), str(tiny_model_dir), (str(folder),))
-
-
-@pytest.fixture(scope="session")
 def towers(tiny_model_dir):
     from demo.model import load_towers
 
     return load_towers(str(tiny_model_dir))
+
+
+@pytest.fixture(scope="session")
+def settings(two_cities, towers, tmp_path_factory) -> DemoSettings:
+    folder = tmp_path_factory.mktemp("embeddings")
+    for city in ("harborview", "oldgate"):
+        source = open_images(str(two_cities), city)
+        embed(towers.encoder, source, folder / city, "urbanln", EmbedSettings(16, 64, 1))
+    return DemoSettings(str(two_cities), str(towers.folder), (str(folder),))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import modeling_urbanln  # noqa: F401 - registers the auto classes
-from dataset_builders.files import ForeignFileError
 from pipelines.common.errors import InputError
 from pipelines.release import export as exporting
 from pipelines.release.export import Check, export
@@ -135,19 +134,3 @@ def test_rejects_wrong_formats_models_and_deviating_exports(tiny_model_dir, tmp_
         with pytest.raises(InputError, match="deviates too much from the model"):
             exporting._refuse_far([far])
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_openvino_alone_leaves_no_onnx_and_keeps_foreign_files(tiny_model_dir, tmp_path):
-    theirs = tmp_path / "onnx" / "vision_model.onnx"
-    theirs.parent.mkdir()
-    theirs.write_bytes(b"theirs")
-    export(str(tiny_model_dir), tmp_path, ["openvino"])
-    assert (tmp_path / "openvino" / "text_model.xml").exists()
-    assert list(tmp_path.rglob("*.onnx")) == [theirs]
-    assert theirs.read_bytes() == b"theirs"
-    before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(ForeignFileError, match=r"onnx/vision_model\.onnx"):
-        export(str(tiny_model_dir), tmp_path, ["onnx"])
-    assert theirs.read_bytes() == b"theirs"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before
