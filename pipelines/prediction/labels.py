@@ -105,16 +105,17 @@ def read_labels(
     if isinstance(labels, str | Path) and Path(labels).suffix.lower() in RASTERS:
         return _from_raster(Path(labels), names, regions, aggregate), []
     frame, where = _read_table(labels)
-    if isinstance(frame, gpd.GeoDataFrame) and not _has_points(frame):
-        return _by_id(frame, names, regions, _polygon_ids(frame, region_id, where), where)
-    position = _positions(frame)
+    is_geo = isinstance(frame, gpd.GeoDataFrame)
+    has_points = is_geo and frame.geometry.geom_type.isin(["Point", "MultiPoint"]).any()
     by_id = region_id if region_id in frame else "region_id" if "region_id" in frame else None
-    if by_id is not None and not isinstance(frame, gpd.GeoDataFrame):
+    if by_id is not None and not has_points:
         return _by_id(frame, names, regions, by_id, where)
+    position = None if is_geo and not has_points else _positions(frame)
     if position is None:
         raise InputError(
-            f"{where} has neither a column of region ids ({region_id or 'region_id'!r}) nor `lon` "
-            f"and `lat`; it has {', '.join(map(str, frame.columns))}."
+            f"{where} has neither a column of region ids ({region_id or 'region_id'!r}) nor points "
+            f"or columns `lon` and `lat`; it has {', '.join(map(str, frame.columns))}. Pass points "
+            "or a raster for grid cells."
         )
     return _from_points(frame, position, names, regions, aggregate, where)
 
@@ -171,24 +172,6 @@ def _looks_logged(name: str, known: NDArray[np.float64]) -> str:
     if amount and not whole and known.max() < LOGARITHM_BELOW:
         return f"its largest value is {known.max():.3g}"
     return ""
-
-
-def _has_points(frame: gpd.GeoDataFrame) -> bool:
-    return bool(frame.geometry.geom_type.isin(["Point", "MultiPoint"]).any())
-
-
-def _polygon_ids(frame: gpd.GeoDataFrame, region_id: str | None, where: str) -> str:
-    if region_id is None:
-        raise InputError(
-            f"{where} contains polygons, whose labels are matched to the polygons of --regions by "
-            "id. Pass points or a raster for grid cells."
-        )
-    if region_id not in frame:
-        raise InputError(
-            f"{where} has no column {region_id!r} to match the regions by; it has "
-            f"{', '.join(map(str, frame.columns))}."
-        )
-    return region_id
 
 
 def _read_table(labels: Labels) -> tuple[pd.DataFrame, str]:

@@ -38,7 +38,7 @@ def indicator_maps(table: gpd.GeoDataFrame, name: str, unit: str) -> bytes:
     figure, axes = plt.subplots(1, 3, figsize=size, layout="constrained")
     unlike = table[f"{name}_status"].to_numpy() == UNLIKE
     for axis, (values, title, palette, least, largest) in zip(axes, panels, strict=True):
-        _draw(axis, table, values, palette, least, largest, _plain(unit))
+        _draw(axis, table, values, palette, least, largest, unit.replace("$", r"\$"))  # no mathtext
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
     if unlike.any():
@@ -87,11 +87,6 @@ def _centres(table: gpd.GeoDataFrame) -> NDArray[np.float64]:
 def _quantile(values: NDArray[np.float64], share: float) -> float:
     known = values[np.isfinite(values)]
     return float(np.quantile(known, share)) if len(known) else 0.0
-
-
-def _plain(text: str) -> str:
-    """Escape a unit for matplotlib's mathtext."""
-    return text.replace("$", r"\$")
 
 
 __all__ = ["data_address", "indicator_maps"]

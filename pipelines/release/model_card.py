@@ -23,22 +23,10 @@ SIGLIP = "urbanln_sig"  # model_type of UrbanLNSiglipModel
 PAPER = "https://arxiv.org/abs/2511.07062"
 USES = {"random": "interpolation", "block": "new districts", "city": "new cities"}
 SHOWN_ARGUMENTS = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "weight_decay",
-    "num_train_epochs",
-    "max_train_steps",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "distillation_weight",
-    "momentum",
-    "queue_size",
-    "position_mode",
-    "caption_sampling",
-    "split_column",
-    "mixed_precision",
-    "seed",
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("weight_decay", "num_train_epochs", "max_train_steps", "lr_scheduler_type", "warmup_steps"),
+    *("distillation_weight", "momentum", "queue_size", "position_mode", "caption_sampling"),
+    *("split_column", "mixed_precision", "seed"),
 )
 RECALLS = ("image_to_text_recall_at_1", "text_to_image_recall_at_1", "chance_recall_at_1")
 LIMITS = """\
