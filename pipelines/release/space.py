@@ -117,7 +117,7 @@ def _compose(root: Path, repo_id: str, sources: SpaceSources) -> None:
             have = ", ".join(known)
             raise InputError(f"No embeddings of {sources.city!r}, only of {have} (--city).")
         shown["city"] = sources.city
-    shown["encoder"] = _model(sources.model, root)
+    shown["model_name_or_path"] = _model(sources.model, root)
     shown["dataset_name"] = _dataset(sources.dataset_name, root)
     for name in CODE:
         shutil.copytree(CHECKOUT / name, root / name, ignore=NOT_CODE)
@@ -237,7 +237,7 @@ def _write_card(root: Path, repo_id: str, gradio: str, shown: dict[str, Any]) ->
         emoji="🏙️",
         colorFrom="blue",
         colorTo="gray",
-        models=[name for name in [shown["encoder"]] if is_hub_id(name)] or None,
+        models=[name for name in [shown["model_name_or_path"]] if is_hub_id(name)] or None,
         datasets=[name for name in [shown["dataset_name"]] if is_hub_id(name)] or None,
         tags=["urban", "geospatial", "urbanln", *["synthetic"] * synthetic],
     )

@@ -5,7 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.prediction.cross_fit import cross_fit, make_folds
+from pipelines.prediction.labels import Indicator
 from pipelines.prediction.models import Ridge
+from pipelines.prediction.place import make_place
+from tests.wards import make_wards, touching_pairs
 
 N, DIM = 90, 6
 
@@ -102,3 +105,15 @@ def test_skips_folds_with_too_few_training_regions_and_limits_folds_to_districts
     for districts in (1, 2):
         folds = make_folds(np.ones(N, bool), np.arange(N) % districts, nothing_near)
         assert len(folds.names) == districts
+
+
+def test_folds_of_uneven_polygons_do_not_touch_their_training_regions():
+    wards = make_wards(0)
+    y = np.arange(len(wards), dtype=float)
+    place = make_place(wards, [Indicator("t", "u", "identity", y)])
+    folds = make_folds(np.ones(len(wards), bool), place.groups, place.near)
+    assert len(folds.names) >= 3
+    for name in folds.names:
+        part = np.full(len(wards), None)
+        part[folds.training(name)], part[folds.rows(name)] = "train", "test"
+        assert touching_pairs(wards, part, "train", "test") == 0

@@ -116,7 +116,7 @@ def test_update_replaces_own_files_and_keeps_foreign_ones(vectors, tmp_path):
     both = hub_sources(vectors, copied.parent)
     write_space(space, REPO, both)
     known = json.loads((space / "demo" / "demo.json").read_text())
-    assert (known["dataset_name"], known["encoder"]) == ("org/captions", "org/model")
+    assert (known["dataset_name"], known["model_name_or_path"]) == ("org/captions", "org/model")
     assert not (space / "data" / "model").exists()
     data = RepoCard.load(space / "README.md").data
     assert (data.models, data.datasets) == (["org/model"], ["org/captions"])
