@@ -110,8 +110,7 @@ def test_layers_share_a_scale_and_show_raw_values(town):
     assert estimated.values[0] == rounded(float(held_out.iloc[0]), 2, 1.0)
     assert "trained without its district and the regions next to it" in estimated.note
     assert "synthetic" in estimated.note
-    wanted = f"estimated {estimated.values[3]}, measured "
-    assert error.values[3].startswith(wanted)
+    assert error.values[3] == f"estimated {estimated.values[3]}, measured {measured.values[3]}"
     assert "estimated ÷ measured" in error.legend
 
 
