@@ -59,7 +59,9 @@ class RegionArguments:
     side_m: float | None = argument(None, "Side of grid squares over the images, in metres.")
     h3_resolution: int | None = argument(None, "Resolution of H3 cells over the images.")
     indicator: list[str] = argument([], "Columns to predict. Default for a dataset: all.")
-    unit: list[str] = argument([], "Unit of each indicator, in the same order.")
+    unit: list[str] = argument(
+        [], "Unit of each indicator, in the same order. Default for a dataset: its own."
+    )
     labels: str | None = argument(
         None,
         "CSV by region id, CSV with lon and lat, vector file, or raster. Default: columns of the "
