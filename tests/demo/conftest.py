@@ -55,9 +55,15 @@ def settings(two_cities, towers, tmp_path_factory) -> DemoSettings:
 
 @pytest.fixture(scope="session")
 def cities(settings, towers):
-    from demo.cities import open_cities
+    """Both cities with two of their indicators."""
+    from demo.cities import from_dataset, open_cities
 
-    return open_cities(settings, towers.encoder.name, towers.encoder.dim)
+    def with_two_indicators(name, city, units, transform):
+        return from_dataset(name, city, dict.fromkeys(("population", "carbon")), transform)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("demo.cities.from_dataset", with_two_indicators)
+        return open_cities(settings, towers.encoder.name, towers.encoder.dim)
 
 
 @pytest.fixture(scope="session")

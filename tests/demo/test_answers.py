@@ -327,13 +327,13 @@ def test_vectors_of_uploads_are_means_of_the_encoder(cities, towers, picture_fil
 def test_uploads_unlike_the_training_have_their_estimates_collapsed(
     cities, towers, picture_files, monkeypatch
 ):
-    files = picture_files["satellite"][:1]
-    usual, _ = answer(cities, towers, "harborview", None, files[0])
+    files = picture_files["street_view"], picture_files["satellite"][0]
+    usual, _ = answer(cities, towers, "harborview", *files)
     monkeypatch.setattr(
         "demo.own_images.predict_new",
         lambda found, X: predict_new(found, X + 1e3),
     )
-    unusual, _ = answer(cities, towers, "harborview", None, files[0])
+    unusual, _ = answer(cities, towers, "harborview", *files)
     assert "similar to those of the training regions" in usual
     assert "folded" not in usual
     assert unusual.index("<details") < unusual.index('<table class="predictions">')
