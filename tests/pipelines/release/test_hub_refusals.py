@@ -26,10 +26,10 @@ from ...hub_server import HubServer, Repo
     ],
 )
 def test_errors_of_the_hub_are_reported_without_a_traceback(
-    tiny_model_dir, tiny_city, tmp_path, monkeypatch, capsys,
+    tiny_model_dir, small_city, tmp_path, monkeypatch, capsys,
     command, model, dataset, fault, code, said,
 ):  # fmt: skip
-    flags = ["--model_name_or_path", model, "--dataset_name", dataset or str(tiny_city)]
+    flags = ["--model_name_or_path", model, "--dataset_name", dataset or str(small_city)]
     flags += ["--output_dir", str(tmp_path / "out")]
     with HubServer() as hub:
         hub.connect(monkeypatch, tmp_path / "cache")

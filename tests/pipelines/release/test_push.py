@@ -113,7 +113,7 @@ DATASET = """
 from datasets import load_dataset
 views = load_dataset("org/urbanln-captions", "harborview-street_view", split="train")
 assert views[0]["image"].size == found[0]["images"][0]["image"].size
-assert len(views) == 72 and views[0]["caption"]
+assert len(views) == 9 and views[0]["caption"]
 streamed = load_dataset(
     "org/urbanln-captions", "harborview-regions", split="train", streaming=True, revision="v1"
 )
@@ -122,7 +122,7 @@ assert next(iter(streamed))["region_id"]
 
 
 def test_model_adapter_and_dataset_load_from_the_hub_by_their_cards(
-    hub, folder, tiny_city, tmp_path, capsys
+    hub, folder, small_city, tmp_path, capsys
 ):
     results = write_results(tmp_path / "results")
     assert push(folder, "--results", results, "--tag", "v1") == 0
@@ -151,7 +151,7 @@ def test_model_adapter_and_dataset_load_from_the_hub_by_their_cards(
     assert (card.data.library_name, card.data.base_model) == ("peft", REPO)
     code += [examples(card), ADAPTED]
 
-    published = publish(tiny_city, tmp_path / "published").folder
+    published = publish(small_city, tmp_path / "published").folder
     asked = hub.asked.total()
     capsys.readouterr()
     assert push(published, "--dataset", "--dry-run", repo="org/urbanln-captions") == 0
@@ -223,7 +223,7 @@ def test_interrupted_push_leaves_no_partial_model_and_resumes(
     assert all(hub.asked[name] == 1 for name in uploads)
 
 
-def test_dry_run_and_invalid_requests_send_and_write_nothing(hub, tiny_city, folder, capsys):
+def test_dry_run_and_invalid_requests_send_and_write_nothing(hub, small_city, folder, capsys):
     assert push(folder, "--dry_run") == 0
     shown = capsys.readouterr().out
     for text in ("model.safetensors", "## Limits and misuse", "Nothing was sent."):
@@ -231,7 +231,7 @@ def test_dry_run_and_invalid_requests_send_and_write_nothing(hub, tiny_city, fol
     for repo in ("no-owner", "a b/c"):
         assert push(folder, repo=repo) == 2
         assert "give org/name" in capsys.readouterr().err
-    assert push(tiny_city, "--dataset") == 2
+    assert push(small_city, "--dataset") == 2
     assert "licences have not been checked" in capsys.readouterr().err
     assert not (folder / "README.md").exists()
     assert not hub.asked

@@ -26,9 +26,9 @@ REPO = "org/urbanln-demo"
 
 
 @pytest.fixture(scope="module")
-def vectors(tiny_model_dir, tiny_city, tmp_path_factory):
+def vectors(tiny_model_dir, small_city, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vectors")
-    source = open_images(str(tiny_city), "harborview")
+    source = open_images(str(small_city), "harborview")
     encoder = load_model_encoder(str(tiny_model_dir))
     embed(encoder, source, folder / "harborview", "urbanln", EmbedSettings(16, 64, 1))
     return folder
@@ -43,8 +43,8 @@ def contents(folder):
     }
 
 
-def test_space_has_a_card_code_and_data_and_starts(tiny_model_dir, tiny_city, vectors, tmp_path):
-    sources = SpaceSources(str(tiny_model_dir), str(tiny_city), [str(vectors)])
+def test_space_has_a_card_code_and_data_and_starts(tiny_model_dir, small_city, vectors, tmp_path):
+    sources = SpaceSources(str(tiny_model_dir), str(small_city), [str(vectors)])
     space = write_space(tmp_path / "space", REPO, sources)
     card = RepoCard.load(space / "README.md", ignore_metadata_errors=False)
     data = card.data.to_dict()
