@@ -115,7 +115,7 @@ def _eval_results(run: Run) -> Iterator[EvalResult]:
             if system != city.model:
                 continue
             control = city.scores[protocol, "none", "coordinates", indicator]
-            gain = city.gain(system, protocol, view, indicator, "coordinates")
+            gain = city.gain(protocol, view, indicator, "coordinates")
             yield EvalResult(
                 task_type="tabular-regression",
                 task_name="urban indicators from region embeddings",

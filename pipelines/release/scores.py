@@ -50,16 +50,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Gain:
-    """Difference of R2 between a system and a reference, with its 95 % interval.
+    """Difference of R2 to a reference, mean over splits, with its 95 % interval."""
 
-    Attributes:
-        reference: Reference system.
-        estimate: Mean over splits.
-        low: Lower limit.
-        high: Upper limit.
-    """
-
-    reference: str
     estimate: float
     low: float
     high: float
@@ -77,7 +69,7 @@ class CityScores:
         synthetic: Whether the data is simulated.
         model: System that the card describes.
         scores: Scores of the ridge probe, or of the controls' own probes.
-        gains: Differences by system, protocol, view and indicator.
+        gains: Differences of the model by protocol, view and indicator, and by reference.
         indicators: Indicators in order.
         untrained: Systems with random initialisation.
         trainings: Number of training runs by system.
@@ -88,7 +80,7 @@ class CityScores:
     synthetic: bool
     model: str
     scores: dict[Cell, Score]
-    gains: dict[tuple[str, str, str, str], list[Gain]]
+    gains: dict[tuple[str, str, str], dict[str, Gain]]
     indicators: tuple[str, ...]
     untrained: frozenset[str] = frozenset()
     trainings: Mapping[str, int] = field(default_factory=dict)
@@ -118,16 +110,12 @@ class CityScores:
 
     def references(self, protocol: str, view: str) -> list[str]:
         """References that the model is compared with."""
-        cells = [(self.model, protocol, view, one) for one in self.indicators]
-        known = [gain.reference for cell in cells for gain in self.gains.get(cell, [])]
-        return list(dict.fromkeys(known))
+        found = [self.gains.get((protocol, view, one), {}) for one in self.indicators]
+        return list(dict.fromkeys(reference for gains in found for reference in gains))
 
-    def gain(
-        self, system: str, protocol: str, view: str, indicator: str, reference: str
-    ) -> Gain | None:
-        """Difference between a system and a reference; None if they were not compared."""
-        gains = self.gains.get((system, protocol, view, indicator), [])
-        return next((one for one in gains if one.reference == reference), None)
+    def gain(self, protocol: str, view: str, indicator: str, reference: str) -> Gain | None:
+        """Difference between the model and a reference; None if they were not compared."""
+        return self.gains.get((protocol, view, indicator), {}).get(reference)
 
     def systems(self, protocol: str, view: str) -> list[str]:
         """Scored systems except ablations: controls, random initialisation, others, the model."""
@@ -186,7 +174,7 @@ def _read_city(folder: Path, system: str | None) -> CityScores:
         bool(summary["synthetic"]),
         model,
         scores,
-        _read_gains(folder / DIFFERENCES),
+        _read_gains(folder / DIFFERENCES, model),
         tuple(name for name in summary["indicators"] if name in have),
         frozenset(group[label] for label, own in systems.items() if own.get("random_init")),
         Counter(group.values()),
@@ -240,17 +228,15 @@ def _rows(folder: Path, summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _read_gains(path: Path) -> dict[tuple[str, str, str, str], list[Gain]]:
-    gains: dict[tuple[str, str, str, str], list[Gain]] = defaultdict(list)
+def _read_gains(path: Path, model: str) -> dict[tuple[str, str, str], dict[str, Gain]]:
+    gains: dict[tuple[str, str, str], dict[str, Gain]] = defaultdict(dict)
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     for one in found:
+        reference, r2 = one["reference"], one["intervals"]["r2"]
         probes = (one["probe"], one["reference_probe"])
-        if probes != (PROBE, CONTROLS.get(one["reference"], PROBE)):
-            continue
-        r2 = one["intervals"]["r2"]
-        gains[one["system"], one["protocol"], one["view"], one["indicator"]].append(
-            Gain(one["reference"], r2["estimate"], r2["low"], r2["high"])
-        )
+        if one["system"] == model and probes == (PROBE, CONTROLS.get(reference, PROBE)):
+            cell = (one["protocol"], one["view"], one["indicator"])
+            gains[cell][reference] = Gain(r2["estimate"], r2["low"], r2["high"])
     return gains
 
 
@@ -267,7 +253,7 @@ def _check(found: CityScores, folder: Path) -> None:
     for (protocol, view, system, indicator), score in found.scores.items():
         if system != found.model:
             continue
-        gain = found.gain(system, protocol, view, indicator, "coordinates")
+        gain = found.gain(protocol, view, indicator, "coordinates")
         control = found.scores[protocol, "none", "coordinates", indicator]
         stale = gain and abs(score.mean - control.mean - gain.estimate) > ROUNDING
         if gain is None or stale:
