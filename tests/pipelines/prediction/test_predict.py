@@ -11,6 +11,7 @@ from PIL import Image
 from pipelines.common.errors import InputError
 from pipelines.prediction import predict_regions
 from pipelines.prediction.cli import main
+from pipelines.prediction.inputs import from_dataset
 from pipelines.prediction.place import make_place
 from pipelines.prediction.predict import predict
 from pipelines.prediction.vectors import Vectors
@@ -27,6 +28,7 @@ def write_and_die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 embed._write_part = write_and_die
 from pipelines.prediction.cli import main
+from pipelines.prediction.inputs import from_dataset
 from pipelines.prediction.place import make_place
 from pipelines.prediction.predict import predict
 from pipelines.prediction.vectors import Vectors
@@ -168,13 +170,13 @@ def test_random_protocol_is_named_and_takes_frames(town):
     assert found.attrs["verdicts"][0]["protocol"] == "random"
 
 
-def test_dataset_contains_regions_labels_and_units(tiny_city):
-    found = predict_regions(
-        tiny_city, indicators=["population"], encoder="colour_texture", block_m=1500.0, log=silent
-    )
-    assert found.attrs["verdicts"][0]["unit"] == "people"
-    assert (found["n_images"] > 0).any()
+def test_dataset_contains_regions_labels_and_units(small_city):
+    inputs = from_dataset(str(small_city), None, {}, "auto")
+    population = inputs.indicators[0]
+    assert (population.name, population.unit) == ("population", "people")
+    assert len(population.raw) == len(inputs.regions) == 9
+    assert inputs.source.num_images == {"street_view": 9, "satellite": 9}
     with pytest.raises(InputError, match="which contains regions"):
-        predict_regions(tiny_city, side_m=500, encoder="colour_texture")
+        predict_regions(small_city, side_m=500, encoder="colour_texture")
     with pytest.raises(InputError, match="no indicator rent; it has population"):
-        predict_regions(tiny_city, indicators=["rent"], encoder="colour_texture")
+        predict_regions(small_city, indicators=["rent"], encoder="colour_texture")

@@ -1,3 +1,5 @@
+"""A small dataset for tests of all pipelines."""
+
 import pytest
 
 
