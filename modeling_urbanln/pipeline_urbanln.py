@@ -226,7 +226,11 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
             opened = image
         else:
             raise ValueError(f"an object of type {type(image).__name__}")
-        _check_size(opened)
+        width, height = opened.size
+        if width == 0 or height == 0:
+            raise ValueError(f"{width} x {height} pixels")
+        if width * height > MAX_PIXELS:
+            raise PIL.Image.DecompressionBombError(f"got {width} x {height}")
         opened.load()
         return opened if opened.mode == "RGB" else opened.convert("RGB")
     except PIL.Image.DecompressionBombError as error:
@@ -255,14 +259,6 @@ def _fetched(address: str, timeout: float | None) -> bytes:
     if len(content) > MAX_BYTES:
         raise OSError(f"more than {MAX_BYTES:,} bytes")
     return content
-
-
-def _check_size(image: Any) -> None:
-    width, height = image.size
-    if width == 0 or height == 0:
-        raise ValueError(f"{width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise PIL.Image.DecompressionBombError(f"got {width} x {height}")
 
 
 def _said(image: Any) -> str:

@@ -35,6 +35,25 @@ reasons; training_summary.json; train_arguments.yaml, the arguments as a recipe.
 """
 
 PROGRAM = "python train.py"
+# may differ when a run is resumed
+FREE_ARGUMENTS = (
+    "caption_sampling",  # the candidates are compared instead
+    "checkpointing_steps",
+    "config",
+    "dataloader_num_workers",
+    "dataset_name",  # its content is compared instead
+    "eval_steps",
+    "logging_steps",
+    "output_dir",
+    "overwrite_output_dir",
+    "per_device_eval_batch_size",
+    "report_to",
+    "resume_from_checkpoint",
+    "save_total_limit",
+    "torch_compile",
+    "use_cpu",
+)
+NOT_OF_RECIPE = ("config", "overwrite_output_dir", "resume_from_checkpoint")
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -234,6 +253,11 @@ class PretrainingArguments:
         parts = (self.model, self.data, self.optimization, self.run)
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
 
+    def recipe(self) -> dict[str, Any]:
+        """Arguments that repeat the run."""
+        values = self.to_dict().items()
+        return {n: v for n, v in values if v is not None and n not in NOT_OF_RECIPE}
+
 
 PARTS = {
     "model": ModelArguments,
@@ -357,6 +381,7 @@ def _check(values: dict[str, Any]) -> None:
 
 
 __all__ = [
+    "FREE_ARGUMENTS",
     "DataArguments",
     "ModelArguments",
     "OptimizationArguments",

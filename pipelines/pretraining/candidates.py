@@ -125,8 +125,7 @@ def read_candidates(
     cities = sorted({parse_config_name(name)[0] for name in listing["table"].unique()})
     parts = {city: _load(city, load_table) for city in cities}
     owners = _owners(listing, parts)
-    columns = [part.select_columns(["text"]) for part in parts.values()]
-    table = datasets.concatenate_datasets(columns) if len(columns) > 1 else columns[0]
+    table = datasets.concatenate_datasets([part.select_columns("text") for part in parts.values()])
     lengths = _lengths(table, owners, count_tokens)
     if dropped := int(((owners >= 0) & (lengths == 0)).sum()):
         logger.warning(
