@@ -35,37 +35,27 @@ def pairs(candidates_dir, tokenizer):
     return read_pairs(args, tokenizer, 248, 0)
 
 
-@given(
-    n=st.integers(1, 200),
-    batch_size=st.integers(1, 9),
-    world_size=st.integers(1, 3),
-    accumulation=st.integers(1, 3),
-    seed=st.integers(0, 5),
-    group=st.booleans(),
-)
-def test_epoch_has_complete_steps_without_repetition(
-    n, batch_size, world_size, accumulation, seed, group
-):
-    per_step = batch_size * world_size * accumulation
-    settings = {
-        "world_size": world_size,
-        "accumulation": accumulation,
-        "seed": seed,
-        "group_by_length": group,
-    }
+SETTINGS = {
+    "world_size": st.integers(1, 3),
+    "accumulation": st.integers(1, 3),
+    "seed": st.integers(0, 5),
+    "group_by_length": st.booleans(),
+}
+
+
+@given(n=st.integers(1, 200), size=st.integers(1, 9), settings=st.fixed_dictionaries(SETTINGS))
+def test_epoch_has_complete_steps_without_repetition(n, size, settings):
+    world_size, per_step = settings["world_size"], size * settings["accumulation"]
+    per_step *= world_size
     if n < per_step:
         with pytest.raises(InputError, match=f"A step needs {per_step} pairs"):
-            make_plan(n, batch_size, **settings)
+            make_plan(n, size, **settings)
         return
-    plan = make_plan(n, batch_size, **settings)
+    plan = make_plan(n, size, **settings)
     steps = plan.steps_per_epoch
     assert steps == n // per_step
-    seen = [
-        batch.indices
-        for rank in range(world_size)
-        for batch in plan.process_batches(rank, 0, steps)
-    ]
-    assert all(len(indices) == batch_size for indices in seen)
+    seen = [b.indices for r in range(world_size) for b in plan.process_batches(r, 0, steps)]
+    assert all(len(indices) == size for indices in seen)
     seen = np.concatenate(seen)
     assert len(seen) == steps * per_step == len(np.unique(seen))
     assert seen.min() >= 1000

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from modeling_urbanln import UrbanLNForPreTraining
@@ -13,8 +12,6 @@ from pipelines.pretraining.step import (
     learning_rate_at,
     train_step,
 )
-
-from . import two_processes
 
 
 @pytest.fixture
@@ -157,22 +154,6 @@ def test_step_clips_updates_and_moves_the_teacher(
     student = dict(model.named_parameters())
     for name, parameter in model.momentum_encoder.named_parameters():
         assert torch.allclose(parameter, 0.995 * teacher[name] + 0.005 * student[name], atol=1e-6)
-
-
-@pytest.mark.slow
-def test_two_processes_take_the_step_of_one(tiny_config, tmp_path):
-    make_model(tiny_config).save_pretrained(tmp_path / "model")
-    batches = [make_batch(8, seed=seed) for seed in range(two_processes.NUM_BATCHES)]
-    stacked = {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]}
-    save_file(stacked, tmp_path / "batches")
-    two_processes.run_two(tmp_path, "step", tmp_path / "model", tmp_path / "batches", tmp_path)
-    for caching in (False, True):
-        one = two_processes.step(tmp_path / "model", tmp_path / "batches", caching)
-        two = load_file(tmp_path / f"caching-{caching}.safetensors")
-        assert one.keys() == two.keys()
-        assert any(name.startswith("grad/text_model") for name in one)
-        for name, value in one.items():
-            assert torch.allclose(two[name].float(), value.float(), atol=1e-5), name
 
 
 def test_weight_decay_exempts_biases_norms_positions_class_embedding_and_temperature(tiny_config):
