@@ -4,10 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import CLIPConfig, CLIPModel
 
 from modeling_urbanln import (
-    MomentumDistillationMixin,
     UrbanLNConfig,
     UrbanLNForPreTraining,
     UrbanLNModel,
@@ -17,12 +16,6 @@ from tests.conftest import tiny_config_fields
 
 EOS = 49407
 POSITIONS = "text_model.embeddings.position_embedding.weight"
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
 
 
 def batch(size: int = 4, length: int = 12, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -225,35 +218,6 @@ def test_preserved_positions_get_no_gradient_also_after_saving_and_copying(model
         assert (gradient[:20] == 0).all()
         assert (gradient[20:245] > 0).all()
         assert all(p.grad is None for p in other.momentum_encoder.parameters())
-
-
-def test_distillation_mixin_trains_other_dual_encoders(tmp_path):
-    class SiglipForPreTraining(MomentumDistillationMixin, SiglipModel):
-        base_class = SiglipModel
-
-    config = SiglipConfig(
-        text_config={**SMALL, "vocab_size": 50, "projection_size": 32},
-        vision_config={**SMALL, "image_size": 30, "patch_size": 10},
-    )
-    for name, value in UrbanLNConfig(queue_size=8, projection_dim=32).to_dict().items():
-        if not hasattr(config, name):
-            setattr(config, name, value)
-    torch.manual_seed(0)
-    model, inputs = SiglipForPreTraining(config), batch()
-    inputs["input_ids"] = inputs["input_ids"] % 50
-    del inputs["attention_mask"]
-    output = model(**inputs, sample_ids=torch.arange(4))
-    output.loss.backward()
-    assert model.text_model.head.weight.grad.abs().sum() > 0
-    model.update_momentum_encoder()
-    model.enqueue(output.image_embeds_m, output.text_embeds_m)
-    assert len(model.queue) == 4
-    base = model.to_base()
-    assert type(base) is SiglipModel
-    base.save_pretrained(tmp_path)
-    loaded = SiglipForPreTraining.from_pretrained(tmp_path)
-    state = loaded.momentum_encoder.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in base.state_dict().items())
 
 
 def test_logit_scale_is_clamped(model):

@@ -106,23 +106,17 @@ def test_padding_token_of_gemmas_vocabulary_is_corrected(vocab_size):
 
 
 def test_trains_saves_and_loads(model, inputs, tmp_path):
-    ids = torch.arange(3)
-    output = model(**inputs, sample_ids=ids)
+    output = model(**inputs, sample_ids=torch.arange(3))
     output.loss.backward()
     gradient = model.state_dict(keep_vars=True)[POSITIONS].grad.abs().sum(dim=1)
     assert (gradient[:20] == 0).all()
     assert (gradient[20:] > 0).all()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    with torch.no_grad():
-        for parameter in model.text_model.parameters():
-            parameter.add_(0.01)
-    model.update_momentum_encoder()
-    model.enqueue(output.image_embeds_m, output.text_embeds_m, ids)
+    assert "logit_bias" not in dict(model.named_parameters())
+    model.enqueue(output.image_embeds_m, output.text_embeds_m, torch.arange(3))
     model.save_pretrained(tmp_path / "training")
     loaded = UrbanLNSiglipForPreTraining.from_pretrained(tmp_path / "training")
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
-    assert "logit_bias" not in dict(loaded.named_parameters())
-    torch.testing.assert_close(loaded(**inputs).loss, model(**inputs).loss)
 
     model.to_base().save_pretrained(tmp_path / "published")
     published = load_file(tmp_path / "published" / "model.safetensors")
