@@ -25,7 +25,6 @@ TOWER = {
 }
 VISION = {**TOWER, "image_size": SIDE, "patch_size": PATCH}
 TEXT = {**TOWER, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 3}
-STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 SQUARE = {"height": SIDE, "width": SIDE}
 IMAGES = [
     Image.fromarray(np.random.default_rng(side).integers(0, 255, (side, 90, 3), dtype=np.uint8))
