@@ -29,8 +29,7 @@ from modeling_urbanln import UrbanLNForPreTraining
 from pipelines.common.errors import InputError
 from pipelines.pretraining.arguments import PretrainingArguments, parse_arguments
 from pipelines.pretraining.model import build_model, enable_checkpointing
-from pipelines.pretraining.optim import adamw
-from pipelines.pretraining.step import Batch, Student, train_step
+from pipelines.pretraining.step import Batch, Student, adamw, train_step
 
 # dense bfloat16 TFLOP/s (data sheets print twice that, "with sparsity") and memory in GB, from
 # https://www.nvidia.com/en-us/data-center/{h200,h100,a100,l4,tesla-t4}/ and .../products/a10-gpu/;

@@ -22,10 +22,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from modeling_urbanln import UrbanLNForPreTraining
 from pipelines.common.tokenizer import clip_tokenizer
-from pipelines.pretraining.batches import tokenize
-from pipelines.pretraining.optim import adamw
-from pipelines.pretraining.sampling import BatchPlan
-from pipelines.pretraining.step import Student, train_step
+from pipelines.pretraining.batches import BatchPlan, tokenize
+from pipelines.pretraining.step import Student, adamw, train_step
 
 VITB16 = {
     "text_config": {"max_position_embeddings": 77},

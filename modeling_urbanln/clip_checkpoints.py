@@ -49,7 +49,9 @@ def load_clip(name_or_path: str | os.PathLike, *, model_class: Any = CLIPModel, 
         "of another shape": sorted(key for key, *_ in report["mismatched_keys"]),
     }
     if any(faults.values()):
-        found = "; ".join(f"{what}: {_first(keys)}" for what, keys in faults.items() if keys)
+        found = "; ".join(
+            f"{k}: {', '.join(v[:5])}{', ...' * (len(v) > 5)}" for k, v in faults.items() if v
+        )
         raise ValueError(
             f"The weights of {str(name_or_path)!r} (architectures {config.get('architectures')}) "
             f"are not those of a complete {model_class.__name__} ({found}). Use a checkpoint saved "
@@ -66,11 +68,6 @@ def remedy(model_type: str | None) -> str:
         "UrbanLNModel, or of a SiglipModel, such as 'google/siglip2-base-patch16-224', with "
         "UrbanLNSiglipModel. Convert OpenCLIP weights to the Hugging Face format first.",
     )
-
-
-def _first(keys: list[str], most: int = 5) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
 
 
 def true_special_tokens(text_config: dict) -> dict[str, int]:

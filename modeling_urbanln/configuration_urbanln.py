@@ -74,13 +74,10 @@ class SelfDistillationFields:
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
         if self.position_ratio < 1:
             raise ValueError(f"`position_ratio` must be at least 1, got {self.position_ratio}.")
-        for name, choices in (
-            ("position_mode", POSITION_MODES),
-            ("contrastive_keys", CONTRASTIVE_KEYS),
-        ):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
+        choices = {"position_mode": POSITION_MODES, "contrastive_keys": CONTRASTIVE_KEYS}
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
         if self.contrastive_keys == "student" and self.distillation_weight:
             raise ValueError(
                 "`contrastive_keys='student'` has no teacher: `distillation_weight` must be 0, got "

@@ -274,46 +274,32 @@ class MomentumDistillationMixin(nn.Module):
         else:
             own = slice(key_offset, key_offset + batch_size)
             image_m, text_m = momentum_keys.image[own], momentum_keys.text[own]
+        keys = MomentumKeys.concatenate([momentum_keys, self.queue.keys()])
+        targets = positive_targets(
+            keys.ids.shape[0], key_offset, _known_ids(sample_ids, image_m), keys.ids
+        )
         mu = self.config.distillation_weight if distillation_weight is None else distillation_weight
         with torch.autocast(image_embeds.device.type, enabled=False):
-            losses = self._losses(
-                image_embeds, text_embeds, image_m, text_m, momentum_keys, key_offset, sample_ids
+            student_keys = None
+            if self.config.contrastive_keys == "both":
+                student_keys = (
+                    _with_own(keys.image, image_embeds, key_offset),
+                    _with_own(keys.text, text_embeds, key_offset),
+                )
+            losses = momentum_distillation_losses(
+                image_embeds,
+                text_embeds,
+                image_m,
+                text_m,
+                keys.image,
+                keys.text,
+                targets,
+                _clamped_scale(self.logit_scale),
+                student_keys,
             )
             loss = (1 - mu) * losses["contrastive_loss"] + mu * losses["distillation_loss"]
         return UrbanLNForPreTrainingOutput(
             loss=loss, image_embeds_m=image_m, text_embeds_m=text_m, **student, **losses
-        )
-
-    def _losses(
-        self,
-        image_embeds: torch.Tensor,
-        text_embeds: torch.Tensor,
-        image_m: torch.Tensor,
-        text_m: torch.Tensor,
-        momentum_keys: MomentumKeys,
-        key_offset: int,
-        sample_ids: torch.Tensor | None,
-    ) -> dict[str, torch.Tensor]:
-        keys = MomentumKeys.concatenate([momentum_keys, self.queue.keys()])
-        query_ids = _known_ids(sample_ids, image_m)
-        targets = positive_targets(keys.ids.shape[0], key_offset, query_ids, keys.ids)
-        scale = _clamped_scale(self.logit_scale)
-        student_keys = None
-        if self.config.contrastive_keys == "both":
-            student_keys = (
-                _with_own(keys.image, image_embeds, key_offset),
-                _with_own(keys.text, text_embeds, key_offset),
-            )
-        return momentum_distillation_losses(
-            image_embeds,
-            text_embeds,
-            image_m,
-            text_m,
-            keys.image,
-            keys.text,
-            targets,
-            scale,
-            student_keys,
         )
 
     @staticmethod

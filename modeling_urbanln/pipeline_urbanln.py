@@ -86,7 +86,7 @@ class UrbanRegionFeatureExtractionPipeline(ChunkPipeline):
 
     def preprocess(self, inputs: Any, timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """Yield one image at a time; `is_last` marks the last image of a region."""
-        images = list(images_of(inputs))
+        images = images_of(inputs)
         region_id = inputs.get("region_id") if isinstance(inputs, Mapping) else None
         pixels = self._pixels([image for _, image in images], timeout)
         for number, (view, _) in enumerate(images):
@@ -170,15 +170,14 @@ def columns_of(regions: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in names}
 
 
-def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the images of an input with their views.
+def images_of(inputs: Any) -> list[tuple[str, Any]]:
+    """Images of an input with their views.
 
     Raises:
         ValueError: If a region has an unknown view or no image.
     """
     if not isinstance(inputs, Mapping) or set(inputs) == UNDECODED:
-        yield IMAGE, inputs
-        return
+        return [(IMAGE, inputs)]
     unknown = set(inputs) - {*VIEWS, "region_id"}
     if "image" in unknown:
         raise ValueError(
@@ -189,16 +188,14 @@ def images_of(inputs: Any) -> Iterator[tuple[str, Any]]:
             f"A region may have the keys {', '.join(VIEWS)} and region_id; got "
             f"{sorted(map(str, unknown))}."
         )
-    count = 0
+    images: list[tuple[str, Any]] = []
     for view in VIEWS:
         given = inputs.get(view)
-        some = given if isinstance(given, list | tuple) else [given]
-        for image in some:
-            if image is not None:
-                count += 1
-                yield view, image
-    if count == 0:
+        listed = given if isinstance(given, list | tuple) else [given]
+        images += [(view, image) for image in listed if image is not None]
+    if not images:
         raise ValueError(f"A region needs at least one image, got {inputs!r}.")
+    return images
 
 
 def read_image(image: Any, timeout: float | None = None) -> Any:
@@ -226,7 +223,11 @@ def read_image(image: Any, timeout: float | None = None) -> Any:
             opened = image
         else:
             raise ValueError(f"an object of type {type(image).__name__}")
-        _check_size(opened)
+        width, height = opened.size
+        if width == 0 or height == 0:
+            raise ValueError(f"{width} x {height} pixels")
+        if width * height > MAX_PIXELS:
+            raise PIL.Image.DecompressionBombError(f"got {width} x {height}")
         opened.load()
         return opened if opened.mode == "RGB" else opened.convert("RGB")
     except PIL.Image.DecompressionBombError as error:
@@ -255,14 +256,6 @@ def _fetched(address: str, timeout: float | None) -> bytes:
     if len(content) > MAX_BYTES:
         raise OSError(f"more than {MAX_BYTES:,} bytes")
     return content
-
-
-def _check_size(image: Any) -> None:
-    width, height = image.size
-    if width == 0 or height == 0:
-        raise ValueError(f"{width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise PIL.Image.DecompressionBombError(f"got {width} x {height}")
 
 
 def _said(image: Any) -> str:

@@ -75,33 +75,26 @@ def stretch_position_embeddings(
 def _check(position_embeddings: torch.Tensor, num_preserved: int, ratio: int, mode: str) -> None:
     if mode not in STRETCH_MODES:
         raise ValueError(f"`mode` must be one of {STRETCH_MODES}, got {mode!r}.")
-    if not isinstance(position_embeddings, torch.Tensor) or position_embeddings.ndim != 2:
-        got = (
-            f"shape {tuple(position_embeddings.shape)}"
-            if isinstance(position_embeddings, torch.Tensor)
-            else type(position_embeddings).__name__
+    is_tensor = isinstance(position_embeddings, torch.Tensor)
+    shape = tuple(position_embeddings.shape) if is_tensor else ()
+    if len(shape) != 2 or shape[0] == 0:
+        raise ValueError(
+            "`position_embeddings` must be a tensor with at least one row, of shape (P, D), got "
+            f"shape {shape}."
         )
-        raise ValueError(f"`position_embeddings` must be a tensor of shape (P, D), got {got}.")
     if not position_embeddings.is_floating_point():
         raise ValueError(
             f"`position_embeddings` must be floating point, got {position_embeddings.dtype}."
         )
-    num_positions = position_embeddings.shape[0]
-    if num_positions == 0:
-        raise ValueError("`position_embeddings` must have at least one row, got none.")
-    if not _is_int(num_preserved) or not 0 <= num_preserved <= num_positions:
+    if not isinstance(num_preserved, int) or not 0 <= num_preserved <= shape[0]:
         raise ValueError(
-            f"`num_preserved` must be an integer from 0 to {num_positions} (the number of rows), "
-            f"got {num_preserved!r}."
+            f"`num_preserved` must be an integer from 0 to {shape[0]} (the number of rows), got "
+            f"{num_preserved!r}."
         )
-    if not _is_int(ratio) or ratio < 1:
+    if not isinstance(ratio, int) or ratio < 1:
         raise ValueError(f"`ratio` must be an integer of at least 1, got {ratio!r}.")
-    if num_positions == 1 and num_preserved == 0 and ratio > 1 and mode == "ipsi":
+    if shape[0] == 1 and num_preserved == 0 and ratio > 1 and mode == "ipsi":
         raise ValueError("A single row cannot be stretched by interpolation, got shape (1, D).")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 __all__ = ["STRETCH_MODES", "stretch_position_embeddings"]

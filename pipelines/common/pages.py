@@ -43,21 +43,9 @@ def page_environment(package: str | None = None) -> Environment:
     return environment
 
 
-def html_page(title: str, style: str, body: str) -> str:
-    """Complete HTML page that may show local or embedded images.
-
-    Args:
-        title: Plain text.
-        style: Style sheet; inline styles are not allowed.
-        body: HTML with escaped text.
-    """
-    template = page_environment().get_template("page.html.j2")
-    return template.render(title=title, style=style, body=body, images="'self' data: file:")
-
-
 def _csp_hash(content: str) -> Markup:
     digest = hashlib.sha256(content.encode()).digest()
     return Markup(f"'sha256-{base64.b64encode(digest).decode()}'")
 
 
-__all__ = ["html_page", "page_environment", "printable"]
+__all__ = ["page_environment", "printable"]

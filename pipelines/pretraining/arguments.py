@@ -35,6 +35,24 @@ reasons; training_summary.json; train_arguments.yaml, the arguments as a recipe.
 """
 
 PROGRAM = "python train.py"
+# may differ when a run is resumed
+FREE_ARGUMENTS = (
+    "caption_sampling",  # the candidates are compared instead
+    "checkpointing_steps",
+    "config",
+    "dataloader_num_workers",
+    "dataset_name",  # its content is compared instead
+    "eval_steps",
+    "logging_steps",
+    "output_dir",
+    "overwrite_output_dir",
+    "per_device_eval_batch_size",
+    "report_to",
+    "resume_from_checkpoint",
+    "save_total_limit",
+    "use_cpu",
+)
+NOT_OF_RECIPE = ("config", "overwrite_output_dir", "resume_from_checkpoint")
 EXPONENT_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
@@ -62,9 +80,6 @@ class ModelArguments:
     )
     position_ratio: int = argument(
         4, "Stretching factor of the other positions: 77 become 248, 64 become 196."
-    )
-    freeze_preserved_positions: bool | None = argument(
-        None, "Exclude the preserved positions from training. Default: yes, unless from scratch."
     )
     distillation_weight: float | None = argument(
         None, "Weight mu of the distillation loss (0: contrastive loss only). Default: 0.5."
@@ -121,12 +136,6 @@ class DataArguments:
     )
     positives: Literal["image", "region"] = argument(
         "image", "Pairs that are positives of one another: of the same image or the same region."
-    )
-    max_train_samples: int | None = argument(
-        None, "Maximum number of training images, sampled at random.", least=1
-    )
-    max_eval_samples: int | None = argument(
-        None, "Maximum number of validation images, sampled at random.", least=2
     )
     caption_sampling: Literal["best", "score", "random"] = argument(
         "best",
@@ -188,7 +197,6 @@ class OptimizationArguments:
     gradient_checkpointing: bool = argument(
         False, "Recompute activations: less memory, about a third more time."
     )
-    torch_compile: bool = argument(False, "Compile the towers with torch.compile.")
 
 
 @dataclass
@@ -233,6 +241,11 @@ class PretrainingArguments:
         """All arguments by flag name."""
         parts = (self.model, self.data, self.optimization, self.run)
         return {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """Arguments that repeat the run."""
+        values = self.to_dict().items()
+        return {n: v for n, v in values if v is not None and n not in NOT_OF_RECIPE}
 
 
 PARTS = {
@@ -357,6 +370,7 @@ def _check(values: dict[str, Any]) -> None:
 
 
 __all__ = [
+    "FREE_ARGUMENTS",
     "DataArguments",
     "ModelArguments",
     "OptimizationArguments",

@@ -125,8 +125,7 @@ def read_candidates(
     cities = sorted({parse_config_name(name)[0] for name in listing["table"].unique()})
     parts = {city: _load(city, load_table) for city in cities}
     owners = _owners(listing, parts)
-    columns = [part.select_columns(["text"]) for part in parts.values()]
-    table = datasets.concatenate_datasets(columns) if len(columns) > 1 else columns[0]
+    table = datasets.concatenate_datasets([part.select_columns("text") for part in parts.values()])
     lengths = _lengths(table, owners, count_tokens)
     if dropped := int(((owners >= 0) & (lengths == 0)).sum()):
         logger.warning(
@@ -254,18 +253,9 @@ def random_captions(
     max_length: int,
     seed: int,
 ) -> list[str]:
-    """Sample one candidate per image once, uniformly.
+    """Sample one candidate per image once, uniformly; see [`read_candidates`].
 
-    Args:
-        listing: One row per pair: table, image_id, caption. Images without candidates keep their
-            caption.
-        load_table: See [`read_candidates`].
-        count_tokens: See [`read_candidates`].
-        max_length: See [`read_candidates`].
-        seed: Random seed.
-
-    Raises:
-        InputError: See [`read_candidates`].
+    Images without candidates keep the `caption` of `listing`.
     """
     candidates = read_candidates(
         listing.assign(split="train").reset_index(drop=True),

@@ -9,15 +9,15 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from dataset_builders.files import (
@@ -79,11 +79,7 @@ NAMES = {field.name for field in fields(TrainingState)}
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Raise an error if the output folder is not empty and contains no run.
-
-    Raises:
-        InputError: If the folder contains other files, which a run could overwrite.
-    """
+    """Raise [`InputError`] if the folder contains files, but no run, which could overwrite them."""
     if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
         return
     others = [path for path in contents(output_dir) if not path.name.startswith(TEMPORARY)]
@@ -111,11 +107,6 @@ def remove_run(output_dir: Path) -> None:
 # ---- training states ------------------------------------------------------------------------
 
 
-def checkpoint_folder(output_dir: Path, step: int) -> Path:
-    """Folder of the checkpoint at a step."""
-    return output_dir / f"checkpoint-{step}"
-
-
 def find_checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     found = [
@@ -126,29 +117,54 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def remove_old_checkpoints(output_dir: Path, limit: int) -> None:
-    """Keep the latest `limit` checkpoints."""
-    for folder in find_checkpoints(output_dir)[:-limit]:
-        gone = folder.with_name(f"{TEMPORARY}old-{folder.name}")
-        folder.replace(gone)  # a partly removed checkpoint could look complete
-        shutil.rmtree(gone)
+def save_checkpoint(
+    output_dir: Path,
+    state: TrainingState,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    sums: dict[str, torch.Tensor],
+    limit: int,
+) -> None:
+    """Save a checkpoint, in all processes, and keep the latest `limit`.
+
+    `sums` are those of the losses of this process that are not logged yet.
+    """
+    folder = output_dir / f"checkpoint-{state.step}"
+    temporary = folder.with_name(TEMPORARY + folder.name)
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(tensors, temporary / WEIGHTS_FILE)
+        torch.save(optimizer.state_dict(), temporary / OPTIMIZER_FILE)
+        if accelerator.scaler is not None:
+            torch.save(accelerator.scaler.state_dict(), temporary / SCALER_FILE)
+        if (output_dir / METRICS_FILE).exists():
+            shutil.copyfile(output_dir / METRICS_FILE, temporary / METRICS_FILE)
+    accelerator.wait_for_everyone()
+    save_process_state(temporary, accelerator.process_index, sums)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        files = {path.name: file_sha256(path) for path in sorted(temporary.iterdir())}
+        write_state(temporary / STATE_FILE, {**vars(state), CHECKSUMS: files})
+        swap_in(temporary, folder)
+        for old in find_checkpoints(output_dir)[:-limit]:
+            gone = old.with_name(f"{TEMPORARY}old-{old.name}")
+            old.replace(gone)  # a partly removed checkpoint could look complete
+            shutil.rmtree(gone)
+    accelerator.wait_for_everyone()
 
 
-def save_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
-    """Save the model, including teacher and queues, the optimizer and the loss scaler."""
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
-    if scaler is not None:
-        torch.save(scaler.state_dict(), folder / SCALER_FILE)
-
-
-def load_weights(folder: Path, model: UrbanLNForPreTraining, optimizer: Any, scaler: Any) -> None:
-    """Load the states saved by [`save_weights`]."""
+def load_checkpoint(
+    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: Any
+) -> dict[str, torch.Tensor]:
+    """Load all but the shared state, restore the random states and return the sums."""
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     optimizer.load_state_dict(_load(folder / OPTIMIZER_FILE))
-    if scaler is not None:
-        scaler.load_state_dict(_load(folder / SCALER_FILE))
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(_load(folder / SCALER_FILE))
+    return load_process_state(folder, accelerator.process_index)
 
 
 def save_process_state(folder: Path, rank: int, sums: dict[str, torch.Tensor]) -> None:
@@ -178,53 +194,38 @@ def load_process_state(folder: Path, rank: int) -> dict[str, torch.Tensor]:
     return sums
 
 
-def save_state(folder: Path, state: TrainingState) -> None:
-    """Save the shared state and checksums of all files; the last file of a checkpoint."""
-    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    write_state(folder / STATE_FILE, {**vars(state), CHECKSUMS: files})
-
-
 def load_state(folder: Path) -> TrainingState:
     """Load the shared state.
 
     Raises:
         InputError: If `folder` is not a complete checkpoint, or one of its files is damaged.
     """
-    path = folder / STATE_FILE
-    if not path.is_file():
+    if not (folder / STATE_FILE).is_file():
         raise InputError(f"{folder} is not a complete training checkpoint: no {STATE_FILE}.")
     if damaged := find_damage(folder):
         raise InputError(
             f"The training checkpoint {folder} is damaged ({damaged}): pass another one by "
             "--resume_from_checkpoint."
         )
-    values = _read_state(folder)
+    values = verified(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
     return TrainingState(**{name: values[name] for name in NAMES})
 
 
 def find_damage(folder: Path) -> str:
     """Name the first missing or altered file of a checkpoint; empty if there is none."""
     try:
-        values = _read_state(folder)
-        if set(values) - {CHECKSUMS} != NAMES:
+        values = verified(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+        if set(values) != {*NAMES, CHECKSUMS}:
             return STATE_FILE
-        files = values.get(CHECKSUMS, {})
-        return next((n for n, known in files.items() if file_sha256(folder / n) != known), "")
+        files = values[CHECKSUMS].items()
+        return next((n for n, known in files if file_sha256(folder / n) != known), "")
     except (OSError, ValueError, AttributeError) as error:
         name = Path(getattr(error, "filename", None) or STATE_FILE).name
         return f"{name}: {type(error).__name__}"
 
 
-def _read_state(folder: Path) -> Any:
-    return verified(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
-
-
 def set_damaged_aside(output_dir: Path) -> list[Path]:
-    """Rename damaged checkpoints, from the latest to the first intact one.
-
-    Returns:
-        Their new paths, `damaged-checkpoint-<step>`.
-    """
+    """Rename damaged checkpoints, from the latest to the first intact one, to `damaged-<name>`."""
     renamed = []
     for folder in reversed(find_checkpoints(output_dir)):
         if not find_damage(folder):
@@ -329,7 +330,7 @@ def mend_published(output_dir: Path, best_step: int | None) -> Path | None:
             damaged = name
     if not damaged:
         return None
-    folder = checkpoint_folder(output_dir, best_step)
+    folder = output_dir / f"checkpoint-{best_step}"
     if find_damage(folder):
         raise InputError(
             f"{output_dir / damaged} of the best model (step {best_step}) is damaged or missing, "
@@ -339,14 +340,17 @@ def mend_published(output_dir: Path, best_step: int | None) -> Path | None:
     return folder
 
 
-@contextmanager
-def folder_written_atomically(folder: Path) -> Iterator[Path]:
-    """Provide a temporary folder that replaces `folder` on exit."""
-    temporary = folder.with_name(TEMPORARY + folder.name)
+def save_last(
+    output_dir: Path,
+    model: UrbanLNForPreTraining,
+    processor: UrbanLNProcessor,
+    args: ModelArguments,
+) -> None:
+    """Save the model in last/, replacing an earlier one at once."""
+    temporary = output_dir / f"{TEMPORARY}last"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    swap_in(temporary, folder)
+    save_model(temporary, model, processor, args)
+    swap_in(temporary, output_dir / "last")
 
 
 def swap_in(temporary: Path, folder: Path) -> None:
@@ -377,22 +381,18 @@ __all__ = [
     "TrainingState",
     "check_identity",
     "check_output_dir",
-    "checkpoint_folder",
     "find_checkpoints",
     "find_damage",
-    "folder_written_atomically",
+    "load_checkpoint",
     "load_process_state",
     "load_state",
-    "load_weights",
     "mend_published",
     "publish",
-    "remove_old_checkpoints",
     "remove_run",
     "remove_unfinished",
+    "save_checkpoint",
+    "save_last",
     "save_model",
     "save_process_state",
-    "save_state",
-    "save_weights",
     "set_damaged_aside",
-    "swap_in",
 ]

@@ -1,4 +1,4 @@
-"""Reading, checking and splitting of image-text pairs."""
+"""From the tables of a dataset to checked and split image-text pairs."""
 
 import hashlib
 import inspect
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,19 +15,22 @@ import numpy as np
 import pandas as pd
 import PIL
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dataset_builders.captions import DROP_REASONS, caption_text
 from dataset_builders.errors import DatasetError
+from dataset_builders.hub_errors import explain
 from dataset_builders.images import BadImageError, decode_image, stored_bytes
-from dataset_builders.schema import parse_config_name
-from dataset_builders.storage import read_table
+from dataset_builders.schema import VIEWS, config_name, key_columns, parse_config_name
+from dataset_builders.storage import list_tables, read_table
+from dataset_builders.unique import KEYS_AT_ONCE, key_frame, require_unique
 from modeling_urbanln import clean_text
 
 from ..common.errors import InputError
 from .arguments import DataArguments
 from .candidates import CaptionCandidates, random_captions, read_candidates
-from .tables import find_tables, load_captions, load_images
 
+REQUIRED_COLUMNS = ("image", "image_id", "region_id", "caption")
 TOKENIZER_CHUNK = 1024
 TRAIN, VALIDATION, HELD_OUT = "train", "validation", "held_out"
 
@@ -118,7 +122,7 @@ def read_pairs(
     if len(kept) == 0:
         raise InputError(_nothing_left(args, rejects, len(frame)))
 
-    load, count = partial(load_captions, args.dataset_name), partial(count_tokens, tokenizer)
+    load, count = partial(_load_captions, args.dataset_name), partial(count_tokens, tokenizer)
     if args.caption_sampling == "random":
         kept = kept.assign(caption=random_captions(kept, load, count, max_length, seed))
     captions = pa.array(kept["caption"], type=pa.large_string())
@@ -147,26 +151,103 @@ def read_pairs(
     )
 
 
+def _find_tables(args: DataArguments) -> list[str]:
+    """Config names of the requested image tables, by city, then view."""
+    configs = _config_names(args.dataset_name)
+    have: dict[str, set[str]] = {}
+    for name in configs:
+        for view in VIEWS:
+            if name.endswith(f"-{view}"):
+                have.setdefault(parse_config_name(name)[0], set()).add(view)
+    if not have:
+        raise InputError(
+            f"--dataset_name {args.dataset_name!r} has no table <city>-street_view or "
+            f"<city>-satellite, only: {', '.join(configs) or 'none'}. "
+            "See `python -m dataset_builders.importers --help` to import images."
+        )
+    cities, views = args.cities or sorted(have), args.views or VIEWS
+    for city in cities:
+        if city not in have:
+            raise InputError(f"--cities: no images of {city!r}; available: {sorted(have)}.")
+    for view in views:
+        if view not in VIEWS:
+            raise InputError(f"--views must be among {list(VIEWS)}, got {view!r}.")
+    tables = [config_name(city, view) for city in cities for view in views if view in have[city]]
+    if not tables:
+        raise InputError(f"None of the cities {cities} has the views {views}; available: {have}.")
+    return tables
+
+
+def _config_names(dataset_name: str) -> list[str]:
+    try:
+        if Path(dataset_name).is_dir():
+            return [config_name(*pair) for pair in list_tables(dataset_name)]
+        return datasets.get_dataset_config_names(dataset_name)
+    except (DatasetError, FileNotFoundError, ConnectionError, ValueError) as error:
+        said = explain(error, dataset_name) or error
+        raise InputError(f"--dataset_name {dataset_name!r} cannot be read: {said}") from error
+
+
+def _load_table(dataset_name: str, table: str) -> datasets.Dataset | None:
+    """Load a table as memory-mapped Arrow; None if it has no rows.
+
+    Loads local folders by their files: loaded by name, `datasets` would take the last part of the
+    path as cache key, and return data of changed files or of another folder.
+    """
+    folder = Path(dataset_name)
+    if folder.is_dir():
+        files = [str(path) for path in sorted((folder / "data" / table).glob("part-*.parquet"))]
+        if sum(pq.read_metadata(path).num_rows for path in files) == 0:
+            return None
+    else:
+        builder = datasets.load_dataset_builder(dataset_name, table)
+        files = list((builder.config.data_files or {})["train"])
+    try:
+        loaded = datasets.load_dataset("parquet", data_files=files, split="train")
+    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        message = f"The table {table!r} of {dataset_name!r} cannot be read: {error}"
+        raise InputError(message) from error
+    if columns := key_columns(parse_config_name(table)[1], loaded.column_names):
+        parts = loaded.select_columns(columns).with_format("arrow").iter(KEYS_AT_ONCE)
+        where = f"{dataset_name}, table {table!r}"
+        require_unique((key_frame(part, columns) for part in parts), where)
+    return loaded
+
+
+def _load_images(dataset_name: str, table: str) -> datasets.Dataset | None:
+    """Load an image table without decoding images; None if it has no rows."""
+    loaded = _load_table(dataset_name, table)
+    if loaded is None:
+        return None
+    missing = [name for name in REQUIRED_COLUMNS if name not in loaded.column_names]
+    if missing:
+        raise InputError(
+            f"The table {table!r} of {dataset_name!r} lacks the column(s) {', '.join(missing)}; "
+            f"it has {', '.join(loaded.column_names)}."
+        )
+    loaded = loaded.select_columns(list(REQUIRED_COLUMNS))
+    return loaded.cast_column("image", datasets.Image(decode=False))
+
+
+def _load_captions(dataset_name: str, table: str) -> datasets.Dataset | None:
+    """Load a table of caption candidates; None if there is none."""
+    return _load_table(dataset_name, table) if table in _config_names(dataset_name) else None
+
+
 def _read_rows(args: DataArguments) -> tuple[datasets.Dataset, pd.DataFrame]:
     """Images of all tables, and their other columns with cleaned captions."""
-    tables = find_tables(args)
-    loaded = {name: load_images(args.dataset_name, name) for name in tables}
+    tables = _find_tables(args)
+    loaded = {name: _load_images(args.dataset_name, name) for name in tables}
     parts = {name: part for name, part in loaded.items() if part is not None}
     if not parts:
         raise InputError(f"{args.dataset_name!r} is empty: {', '.join(tables)} have no rows.")
-    images = (
-        datasets.concatenate_datasets(list(parts.values()))
-        if len(parts) > 1
-        else (next(iter(parts.values())))
-    )
+    images = datasets.concatenate_datasets(list(parts.values()))
     frame = images.select_columns(["image_id", "region_id", "caption"]).to_pandas()
     names = np.repeat(np.asarray(list(parts), dtype=object), [len(p) for p in parts.values()])
     frame.insert(0, "table", names)
     frame["city"] = [parse_config_name(name)[0] for name in names]
     texts = [text if isinstance(text, str) else None for text in frame["caption"]]
-    cleaned = [caption_text(text) for text in texts]
-    frame["caption"] = [text for text, _ in cleaned]
-    frame["fault"] = [fault for _, fault in cleaned]
+    frame["caption"], frame["fault"] = zip(*map(caption_text, texts), strict=True)
     frame["split"] = _stored_splits(args, frame)
     return images, frame
 
@@ -259,15 +340,10 @@ def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
         unique = np.unique(ids[ids >= 0])
         count = round(len(unique) * percentage / 100)
         split[np.isin(ids, rng.permutation(unique)[:count])] = VALIDATION
-    for name, limit in ((TRAIN, args.max_train_samples), (VALIDATION, args.max_eval_samples)):
-        indices = np.flatnonzero(split == name)
-        if limit is not None and limit < len(indices):
-            split[rng.permutation(indices)[limit:]] = HELD_OUT
-    wanted = args.split_column != "none" or percentage > 0
     num_validation = int((split == VALIDATION).sum())
     if not (split == TRAIN).any():
         raise InputError("The training split has no images.")
-    if wanted and num_validation < 2:
+    if num_validation < 2 and (args.split_column != "none" or percentage > 0):
         raise InputError(
             f"The validation split has {num_validation} pair(s) of {len(kept)}; retrieval needs at "
             "least two. Raise --validation_split_percentage, or set it to 0 with "

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dataset_builders.files import append, atomic_path
+from dataset_builders.files import append
 
 TRACKER = "urbanln"  # name of the run in trackers, and of its folder in logs/
 SHOWN_METRICS = (  # short name, name in metrics.jsonl, decimals
@@ -32,8 +33,7 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, path: Path):
         self.accelerator = accelerator
         self.path = path
-        self.bar: tqdm | None = None
-        self.max_steps = 0
+        self.bar: Any = None
 
     def record(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl, flushed to disk, and send it to the trackers."""
@@ -42,47 +42,19 @@ class RunLog:
         values = {name: value for name, value in row.items() if name != "step"}
         self.accelerator.log(values, step=row["step"])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All complete rows; an unfinished last line is ignored."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        rows = []
-        for line in text.splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
-
-    def keep_until(self, step: int) -> None:
-        """Remove the rows after a step, which will be recorded again; -1 removes all."""
-        if self.accelerator.is_main_process and self.path.exists():
-            rows = [row for row in self.rows() if row["step"] <= step]
-            with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
     def say(self, text: str) -> None:
         """Print a line to stderr, above the progress bar."""
         if self.accelerator.is_main_process:
             with tqdm.external_write_mode(sys.stderr):
                 print(text, file=sys.stderr, flush=True)
 
-    def start(self, step: int, max_steps: int) -> None:
-        """Show a progress bar if stderr is a terminal."""
-        self.max_steps = max_steps
+    def steps(self, start: int, stop: int) -> Iterator[int]:
+        """Iterate over steps with a progress bar, if stderr is a terminal."""
         hidden = not self.accelerator.is_main_process or not sys.stderr.isatty()
         self.bar = tqdm(
-            total=max_steps, initial=step, desc="Pretraining", unit="step", disable=hidden
+            range(start, stop), "Pretraining", stop, initial=start, unit="step", disable=hidden
         )
-
-    def advance(self) -> None:
-        """Advance the progress bar."""
-        assert self.bar is not None
-        self.bar.update()
-
-    def close(self) -> None:
-        """Close the progress bar."""
-        if self.bar is not None:
-            self.bar.close()
+        return iter(self.bar)
 
     def record_losses(self, row: dict[str, Any]) -> None:
         """Record the losses of a step, and show them in the progress bar or on a line."""
@@ -92,17 +64,16 @@ class RunLog:
             for short, name, digits in SHOWN_METRICS
             if name in row  # some need a teacher
         }
-        assert self.bar is not None
         self.bar.set_postfix(shown)
         if self.bar.disable:
             text = "  ".join(f"{name} {value}" for name, value in shown.items())
-            self.say(f"step {row['step']}/{self.max_steps}  {text}")
+            self.say(f"step {row['step']}/{self.bar.total}  {text}")
 
     def record_retrieval(self, row: dict[str, Any], improved: bool) -> None:
         """Record and print validation retrieval."""
         self.record(row)
         self.say(
-            f"step {row['step']}/{self.max_steps}  validation: "
+            f"step {row['step']}/{self.bar.total}  validation: "
             f"image to text R@1 {row['image_to_text_recall_at_1']:.3f} "
             f"R@5 {row['image_to_text_recall_at_5']:.3f}, "
             f"text to image R@1 {row['text_to_image_recall_at_1']:.3f} "

@@ -1,51 +1,34 @@
 """Training loop: step, log, evaluate, save."""
 
+import importlib.util
 import math
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 
 from dataset_builders.errors import ReportedError
-from dataset_builders.files import atomic_path, write_json
+from dataset_builders.files import atomic_path, locked, write_json
 
+from ..common.errors import InputError
 from . import checkpoint as ckpt
-from .arguments import PretrainingArguments
-from .batches import PairBatches, batch_loader
+from .arguments import FREE_ARGUMENTS, PretrainingArguments
+from .batches import BatchPlan, PairBatches, batch_loader
 from .data import read_pairs
 from .log import TRACKER, RunLog
-from .model import build_model, compile_towers, count_parameters, enable_checkpointing
-from .optim import adamw, distillation_weight_at, learning_rate_at
-from .process import device_name, make_accelerator, on_sigterm, only_run
-from .sampling import BatchPlan
-from .step import Student, train_step
+from .model import build_model, count_parameters, enable_checkpointing
+from .step import Student, adamw, distillation_weight_at, learning_rate_at, train_step
 from .validation import validate
-
-# may differ when a run is resumed
-FREE_ARGUMENTS = (
-    "caption_sampling",  # the candidates are compared instead
-    "checkpointing_steps",
-    "config",
-    "dataloader_num_workers",
-    "dataset_name",  # its content is compared instead
-    "eval_steps",
-    "logging_steps",
-    "output_dir",
-    "overwrite_output_dir",
-    "per_device_eval_batch_size",
-    "report_to",
-    "resume_from_checkpoint",
-    "save_total_limit",
-    "torch_compile",
-    "use_cpu",
-)
-NOT_OF_RECIPE = ("config", "overwrite_output_dir", "resume_from_checkpoint")
 
 
 class DivergedError(ReportedError, FloatingPointError):
@@ -68,7 +51,10 @@ def pretrain(args: PretrainingArguments) -> dict[str, Any]:
         InUseError: If another run writes to the output folder.
         DivergedError: If the loss is not finite.
     """
-    with only_run(Path(args.run.output_dir)):
+    output_dir = Path(args.run.output_dir)
+    ckpt.check_output_dir(output_dir)
+    is_first = os.environ.get("RANK", "0") == "0"  # the first process holds the lock
+    with locked(output_dir) if is_first else nullcontext():
         return Pretrainer(args).run()
 
 
@@ -82,7 +68,7 @@ class Pretrainer:
     def __init__(self, args: PretrainingArguments):
         self.args = args
         self.output_dir = Path(args.run.output_dir)
-        self.accelerator = make_accelerator(args)
+        self.accelerator = self._make_accelerator()
         self.device = self.accelerator.device
         self.log = RunLog(self.accelerator, self.output_dir / ckpt.METRICS_FILE)
         self._prepare_output_dir()
@@ -117,7 +103,6 @@ class Pretrainer:
         self._prepare_model(model)
         self.state = ckpt.TrainingState(0, None, None, 0.0, self._identity())
         self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last log
-        self.one = torch.ones((), device=self.device)
         self.seconds_per_step = 0.0
         self.stop_signal = False
 
@@ -128,8 +113,11 @@ class Pretrainer:
         self._announce()
         if self.state.step == 0 and len(self.pairs.validation):
             self.log.record({"step": 0, "epoch": 0.0, **self._validate()})
-        with on_sigterm(self._ask_to_stop):
+        previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        try:
             stopped = self._train()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
         return self._finish(stopped)
 
     # ---- the loop -------------------------------------------------------------------------
@@ -138,13 +126,11 @@ class Pretrainer:
         """Return whether training stopped before the last step."""
         run, state = self.args.run, self.state
         batches = self._batches()
-        self.log.start(state.step, self.max_steps)
         self.student.wrapped.train()
         clock, since = time.perf_counter(), state.step
-        for step in range(state.step, self.max_steps):
+        for step in self.log.steps(state.step, self.max_steps):
             self._step(step, batches)
             state.step = step + 1
-            self.log.advance()
 
             last, logged = state.step == self.max_steps, self._due(run.logging_steps)
             evaluated = self._due(run.eval_steps or self.steps_per_epoch) or last
@@ -160,12 +146,11 @@ class Pretrainer:
                 self._evaluate()
             stopping = self._agree_to_stop(logged) and not last
             if saved or stopping:
-                self._save()
+                self._save_checkpoint()
             if stopping:
                 break
             if evaluated or saved:
                 clock = time.perf_counter()
-        self.log.close()
         return state.step < self.max_steps
 
     def _step(self, step: int, batches: Iterator[dict[str, torch.Tensor]]) -> None:
@@ -177,13 +162,12 @@ class Pretrainer:
             self.student,
             self.optimizer,
             [{n: v.to(self.device, non_blocking=True) for n, v in b.items()} for b in window],
-            learning_rate=self._learning_rate(step),
-            distillation_weight=self._distillation_weight(step),
+            **self._schedules(step),
             max_grad_norm=optimization.max_grad_norm,
             gradient_caching=optimization.gradient_caching,
         )
-        for name, value in {**metrics, "steps": self.one}.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        for name, value in {**metrics, "steps": torch.ones((), device=self.device)}.items():
+            self.sums[name] = self.sums.get(name, 0) + value
 
     def _log_step(self, step: int) -> None:
         """Record the mean losses since the last log; the loop's only device synchronisation."""
@@ -197,15 +181,13 @@ class Pretrainer:
                 f"The loss is {values['loss']} at step {self.state.step}. Try a lower "
                 "--learning_rate, more --warmup_steps or --mixed_precision bf16 instead of fp16."
             )
-        per_step = self.plan.global_batch_size * self.plan.accumulation
         self.log.record_losses(
             {
                 **self._position(),
                 **values,
                 "logit_scale": self.student.model.logit_scale.exp().item(),
-                "distillation_weight": self._distillation_weight(step),
-                "learning_rate": self._learning_rate(step),
-                "images_per_second": round(per_step / self.seconds_per_step, 2),
+                **self._schedules(step),
+                "images_per_second": round(self.plan.step_size / self.seconds_per_step, 2),
             }
         )
 
@@ -233,9 +215,9 @@ class Pretrainer:
             self.pairs,
             self.processor,
             args.data.pad_to_multiple_of,
-            shuffle_seed=args.run.seed if args.data.shuffle_sentences else None,
-            draw_seed=args.run.seed,
-            short=(args.run.seed, args.data.short_caption_probability),
+            args.run.seed,
+            args.data.shuffle_sentences,
+            args.data.short_caption_probability,
         )
         rank = self.accelerator.process_index
         plan = self.plan.process_batches(rank, self.state.step, self.max_steps)
@@ -254,21 +236,22 @@ class Pretrainer:
         step = self.state.step
         return {"step": step, "epoch": round(step / self.steps_per_epoch, 4)}
 
-    def _learning_rate(self, step: int) -> float:
-        optimization = self.args.optimization
-        return learning_rate_at(
-            step,
-            peak=optimization.learning_rate,
-            max_steps=self.max_steps,
-            warmup_steps=self.warmup_steps,
-            schedule=optimization.lr_scheduler_type,
-        )
-
-    def _distillation_weight(self, step: int) -> float:
-        config = self.student.model.config
-        return distillation_weight_at(
-            step, weight=config.distillation_weight, warmup_steps=config.distillation_warmup_steps
-        )
+    def _schedules(self, step: int) -> dict[str, float]:
+        optimization, config = self.args.optimization, self.student.model.config
+        return {
+            "distillation_weight": distillation_weight_at(
+                step,
+                weight=config.distillation_weight,
+                warmup_steps=config.distillation_warmup_steps,
+            ),
+            "learning_rate": learning_rate_at(
+                step,
+                peak=optimization.learning_rate,
+                max_steps=self.max_steps,
+                warmup_steps=self.warmup_steps,
+                schedule=optimization.lr_scheduler_type,
+            ),
+        }
 
     # ---- what is written ------------------------------------------------------------------
 
@@ -277,39 +260,29 @@ class Pretrainer:
             model, args = self.student.model, self.args.model
             ckpt.publish(self.output_dir, model, self.processor, args, self.state.step)
 
-    def _save(self) -> None:
-        """Save a checkpoint; each process saves its own random state."""
-        accelerator = self.accelerator
-        folder = ckpt.checkpoint_folder(self.output_dir, self.state.step)
-        temporary = folder.with_name(ckpt.TEMPORARY + folder.name)
-        if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            ckpt.save_weights(temporary, self.student.model, self.optimizer, accelerator.scaler)
-        accelerator.wait_for_everyone()
-        ckpt.save_process_state(temporary, accelerator.process_index, self.sums)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            if self.log.path.exists():
-                shutil.copyfile(self.log.path, temporary / ckpt.METRICS_FILE)
-            ckpt.save_state(temporary, self.state)
-            ckpt.swap_in(temporary, folder)
-            ckpt.remove_old_checkpoints(self.output_dir, self.args.run.save_total_limit)
-        accelerator.wait_for_everyone()
+    def _save_checkpoint(self) -> None:
+        ckpt.save_checkpoint(
+            self.output_dir,
+            self.state,
+            self.accelerator,
+            self.student.model,
+            self.optimizer,
+            self.sums,
+            self.args.run.save_total_limit,
+        )
 
     def _write_inputs(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        given = {name: value for name, value in self.args.to_dict().items() if value is not None}
-        recipe = {name: value for name, value in given.items() if name not in NOT_OF_RECIPE}
         with atomic_path(self.output_dir / ckpt.ARGUMENTS_FILE) as temporary:
-            temporary.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+            recipe = yaml.safe_dump(self.args.recipe(), sort_keys=False)
+            temporary.write_text(recipe, encoding="utf-8")
         for name, table in (("rejects", self.pairs.rejects), ("pairs", self.pairs.listing)):
             with atomic_path(self.output_dir / f"{name}.parquet") as temporary:
                 table.astype("string").to_parquet(temporary, index=False)
 
     def _finish(self, stopped: bool) -> dict[str, Any]:
-        state = self.state
+        state, device = self.state, self.device.type
         summary = {
             "completed": not stopped,
             "steps": state.step,
@@ -317,7 +290,7 @@ class Pretrainer:
             "steps_per_epoch": self.steps_per_epoch,
             "seconds": round(state.seconds, 2),
             "num_processes": self.accelerator.num_processes,
-            "device": device_name(self.device),
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
             "best_step": state.best_step,
             "best_mean_recall": state.best_metric,
             **count_parameters(self.student.model),
@@ -327,8 +300,8 @@ class Pretrainer:
             "split_column": self.args.data.split_column,
         }
         if self.accelerator.is_main_process:
-            with ckpt.folder_written_atomically(self.output_dir / "last") as folder:
-                ckpt.save_model(folder, self.student.model, self.processor, self.args.model)
+            model, args = self.student.model, self.args.model
+            ckpt.save_last(self.output_dir, model, self.processor, args)
             if state.best_step is None:  # no validation
                 self._publish()
             write_json(self.output_dir / "training_summary.json", summary)
@@ -344,8 +317,22 @@ class Pretrainer:
 
     # ---- preparation ----------------------------------------------------------------------
 
+    def _make_accelerator(self) -> Accelerator:
+        run = self.args.run
+        trackers = [name for name in run.report_to if name != "none"]
+        for name in trackers:
+            if importlib.util.find_spec(name) is None:
+                raise InputError(f"--report_to {name} is not installed: pip install {name}.")
+        return Accelerator(
+            mixed_precision=self.args.optimization.mixed_precision,
+            cpu=run.use_cpu or not torch.accelerator.is_available(),
+            log_with=cast(Any, trackers) or None,
+            project_dir=str(self.output_dir / "logs"),
+            # enqueue() keeps the buffers equal in all processes
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+
     def _prepare_output_dir(self) -> None:
-        ckpt.check_output_dir(self.output_dir)
         if self.accelerator.is_main_process:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             ckpt.remove_unfinished(self.output_dir)
@@ -359,8 +346,6 @@ class Pretrainer:
         optimization = self.args.optimization
         if optimization.gradient_checkpointing:
             enable_checkpointing(model)
-        if optimization.torch_compile:
-            compile_towers(model)
         model.to(self.device)
         optimizer = adamw(
             model,
@@ -375,11 +360,8 @@ class Pretrainer:
     def _identity(self) -> dict[str, Any]:
         """Settings and data that must be equal to resume a run."""
         values = {n: v for n, v in self.args.to_dict().items() if n not in FREE_ARGUMENTS}
-        return {
-            **values,
-            "num_processes": self.accelerator.num_processes,
-            "pairs": self.pairs.fingerprint(),
-        }
+        num_processes = self.accelerator.num_processes
+        return {**values, "num_processes": num_processes, "pairs": self.pairs.fingerprint()}
 
     def _resume(self) -> None:
         named = self.args.run.resume_from_checkpoint
@@ -391,19 +373,23 @@ class Pretrainer:
             ckpt.check_identity(state.identity, self.state.identity, folder)
             self._publish_again(state.best_step)
             self.state = state
-            ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
-            sums = ckpt.load_process_state(folder, self.accelerator.process_index)
+            sums = self._load(folder)
             self.sums = {name: value.to(self.device) for name, value in sums.items()}
             self.log.say(f"Resuming from {folder} (step {state.step} of {self.max_steps}).")
-            if (saved := folder / ckpt.METRICS_FILE).is_file() and self.accelerator.is_main_process:
-                shutil.copyfile(saved, self.log.path)  # ours may be damaged
-        self.log.keep_until(-1 if folder is None else self.state.step)
+        if self.accelerator.is_main_process:  # ours may be damaged, or have later rows
+            self.log.path.unlink(missing_ok=True)
+            if folder is not None and (saved := folder / ckpt.METRICS_FILE).is_file():
+                shutil.copyfile(saved, self.log.path)
         self.accelerator.wait_for_everyone()
+
+    def _load(self, folder: Path) -> dict[str, torch.Tensor]:
+        model, optimizer = self.student.model, self.optimizer
+        return ckpt.load_checkpoint(folder, self.accelerator, model, optimizer)
 
     def _publish_again(self, best: int | None) -> None:
         if folder := ckpt.mend_published(self.output_dir, best):
             self.state = ckpt.load_state(folder)
-            ckpt.load_weights(folder, self.student.model, self.optimizer, self.accelerator.scaler)
+            self._load(folder)
             self._publish()
             self.log.say(f"The best model was damaged and is restored from {folder}.")
 
@@ -418,8 +404,7 @@ class Pretrainer:
             f"longer than {pairs['max_length']} tokens and are truncated; the longest has "
             f"{pairs['longest_caption_tokens']}\n"
             f"{counts['num_trained_parameters']:,} of {counts['num_parameters']:,} parameters are "
-            f"trained, {self.max_steps} steps of "
-            f"{self.plan.global_batch_size * self.plan.accumulation} pairs on "
+            f"trained, {self.max_steps} steps of {self.plan.step_size} pairs on "
             f"{self.accelerator.num_processes} x {self.device}"
         )
         config = {

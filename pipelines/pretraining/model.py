@@ -72,7 +72,7 @@ def build_model(
     set_seed(seed)
     overrides = parse_config_overrides(args.config_overrides)
     _check_fields(overrides)
-    for name in (*SETTINGS, "freeze_preserved_positions"):
+    for name in SETTINGS:
         if getattr(args, name) is not None:
             overrides[name] = getattr(args, name)
     if args.contrastive_keys == "student":
@@ -82,7 +82,7 @@ def build_model(
             model, processor = _from_scratch(args, overrides)
         else:
             model, processor = _from_checkpoint(args.model_name_or_path, args, overrides)
-    except InputError:
+    except InputError:  # also a ValueError
         raise
     except (ValueError, StrictDataclassError) as error:  # found by the config's own checks
         raise InputError(f"The model cannot be built: {error}") from error
@@ -100,15 +100,13 @@ def train_last_blocks(model: UrbanLNForPreTraining, k: int) -> None:
     Raises:
         InputError: If a tower has fewer blocks.
     """
-    towers = [model.text_model, model.vision_model]
-    for tower in towers:
-        if k > len(tower.encoder.layers):
-            raise InputError(
-                f"--train_last_k_blocks {k}: a tower has only {len(tower.encoder.layers)} blocks."
-            )
+    blocks = [tower.encoder.layers for tower in (model.text_model, model.vision_model)]
+    for layers in blocks:
+        if k > len(layers):
+            raise InputError(f"--train_last_k_blocks {k}: a tower has only {len(layers)} blocks.")
     model.requires_grad_(False)
     trained: list[nn.Module] = [
-        *(tower.encoder.layers[len(tower.encoder.layers) - k :] for tower in towers),
+        *(layers[len(layers) - k :] for layers in blocks),
         model.text_model.final_layer_norm,
         model.vision_model.post_layernorm,
         *(module for name, module in model.named_modules() if name in PROJECTIONS),
@@ -131,7 +129,7 @@ def add_lora(
     except ImportError as error:
         raise InputError("--lora_rank needs peft: pip install 'urbanln[lora]'.") from error
     try:
-        inject_adapter_in_model(lora_config(rank, alpha, target_modules), model)
+        inject_adapter_in_model(_lora_config(rank, alpha, target_modules), model)
     except ValueError as error:
         raise InputError(f"--lora_target_modules {target_modules}: {error}") from error
     for name, parameter in model.named_parameters():
@@ -139,8 +137,7 @@ def add_lora(
     model.reset_momentum_encoder()
 
 
-def lora_config(rank: int, alpha: int, target_modules: list[str]) -> Any:
-    """Create the `peft.LoraConfig`."""
+def _lora_config(rank: int, alpha: int, target_modules: list[str]) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(target_modules))
@@ -166,7 +163,7 @@ def merge_lora(base: UrbanLNModel) -> dict[str, torch.Tensor]:
 
 def save_lora(base: UrbanLNModel, args: ModelArguments, folder: Path) -> None:
     """Save the adapters in the format of `PeftModel.from_pretrained`."""
-    config = lora_config(args.lora_rank, args.lora_alpha, args.lora_target_modules)
+    config = _lora_config(args.lora_rank, args.lora_alpha, args.lora_target_modules)
     config.base_model_name_or_path = args.model_name_or_path
     config.inference_mode = True
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,13 +190,6 @@ def enable_checkpointing(model: UrbanLNForPreTraining) -> None:
     # renamed during transformers 5
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
-
-
-def compile_towers(model: UrbanLNForPreTraining) -> None:
-    """Compile both towers of student and teacher in place; names of weights do not change."""
-    for towers in (model, model.momentum_encoder):
-        towers.vision_model.compile()
-        towers.text_model.compile(dynamic=True)  # the length varies per batch
 
 
 def _from_scratch(
@@ -271,9 +261,9 @@ def _stretched(
     return model
 
 
-def _positions(model: UrbanLNModel) -> int:
-    text_config: Any = model.config.text_config
-    return text_config.max_position_embeddings
+def _positions(model: Any) -> int:
+    length: int = model.config.text_config.max_position_embeddings
+    return length
 
 
 def _check_fields(overrides: dict[str, Any]) -> None:
@@ -296,10 +286,8 @@ def _check_fields(overrides: dict[str, Any]) -> None:
 __all__ = [
     "add_lora",
     "build_model",
-    "compile_towers",
     "count_parameters",
     "enable_checkpointing",
-    "lora_config",
     "merge_lora",
     "save_lora",
     "train_last_blocks",

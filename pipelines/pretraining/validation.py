@@ -9,8 +9,7 @@ from accelerate.utils import gather_object
 
 from modeling_urbanln import UrbanLNModel
 
-from .batches import PairBatches, batch_loader
-from .sampling import BatchIndices
+from .batches import BatchIndices, PairBatches, batch_loader
 
 CHUNK = 1024  # queries
 

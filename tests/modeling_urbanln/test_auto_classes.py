@@ -8,11 +8,9 @@ import torch
 from PIL import Image
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
     AutoProcessor,
-    AutoTokenizer,
 )
 
 from modeling_urbanln import (
@@ -58,19 +56,20 @@ with torch.no_grad():
 """
 
 
-def test_auto_classes_know_a_saved_folder(tiny_model_dir):
+def test_auto_classes_load_a_saved_folder(tiny_model_dir):
     assert isinstance(AutoConfig.from_pretrained(tiny_model_dir), UrbanLNConfig)
     assert type(AutoModel.from_pretrained(tiny_model_dir)) is UrbanLNModel
     assert type(AutoModelForPreTraining.from_pretrained(tiny_model_dir)) is UrbanLNForPreTraining
-    assert isinstance(AutoProcessor.from_pretrained(tiny_model_dir), UrbanLNProcessor)
-    assert AutoTokenizer.from_pretrained(tiny_model_dir).model_max_length == 248
-    assert AutoImageProcessor.from_pretrained(tiny_model_dir).size == {"height": 30, "width": 30}
+    processor = AutoProcessor.from_pretrained(tiny_model_dir)
+    assert isinstance(processor, UrbanLNProcessor)
+    assert processor.tokenizer.model_max_length == 248
+    assert processor.image_processor.size == {"height": 30, "width": 30}
 
 
 @pytest.mark.parametrize(
     "folder", ["tiny_model_dir", pytest.param("tiny_siglip_model_dir", marks=pytest.mark.slow)]
 )
-def test_a_saved_folder_works_where_the_package_is_unknown(folder, tmp_path, request):
+def test_saved_folder_works_without_the_package(folder, tmp_path, request):
     tiny_model_dir = request.getfixturevalue(folder)
     image = Image.new("RGB", (64, 48), "green")
     model = AutoModel.from_pretrained(tiny_model_dir).eval()

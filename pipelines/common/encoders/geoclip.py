@@ -5,7 +5,6 @@ to match photos worldwide to their coordinates, so it serves as a location-only 
 with the Python package `geoclip` (MIT); their SHA-256 is checked and the package is not imported.
 """
 
-import hashlib
 import math
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ..errors import InputError
-from .weights import fingerprint
+from .weights import fingerprint, read_weights
 
 # coefficients of the Equal Earth projection (Savric, Patterson and Jenny 2019)
 A1, A2, A3, A4 = 1.340264, -0.081106, 0.000893, 0.003796
@@ -106,14 +105,7 @@ def load_location_encoder() -> LocationEncoder:
         InputError: If the package `geoclip` is not installed, or the SHA-256 of its weights
             differs.
     """
-    path = _weights_path()
-    got = hashlib.sha256(path.read_bytes()).hexdigest()
-    if got != SHA256:
-        raise InputError(
-            f"{path} has the SHA-256 {got}, not {SHA256}: it is damaged or another version's. "
-            'Reinstall it: pip install -e ".[geoclip]"'
-        )
-    published = torch.load(path, map_location="cpu", weights_only=True)
+    published = read_weights(_weights_path(), SHA256, 'Reinstall it: pip install -e ".[geoclip]"')
     encoder = LocationEncoder(DIM, WIDTH)
     encoder.load_state_dict({_our_name(name): value for name, value in published.items()})
     return encoder.eval()

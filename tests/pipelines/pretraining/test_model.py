@@ -1,9 +1,12 @@
-import json
+import copy
+import shutil
 
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     BertConfig,
+    CLIPConfig,
     CLIPForImageClassification,
     CLIPImageProcessor,
     CLIPModel,
@@ -13,7 +16,6 @@ from transformers import (
 from modeling_urbanln import (
     UrbanLNForPreTraining,
     UrbanLNModel,
-    UrbanLNProcessor,
     stretch_position_embeddings,
 )
 from pipelines.common.errors import InputError
@@ -21,20 +23,9 @@ from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining import checkpoint
 from pipelines.pretraining.arguments import ModelArguments
 from pipelines.pretraining.model import build_model
+from tests.conftest import tiny_config_fields
 
-SMALL_TOWER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-}
-SMALL = json.dumps(
-    {
-        "text_config": SMALL_TOWER,
-        "vision_config": {**SMALL_TOWER, "image_size": 32, "patch_size": 16},
-        "projection_dim": 16,
-    }
-)
+from .conftest import TINY_MODEL
 
 
 def positions(model):
@@ -50,17 +41,23 @@ def inputs(model, length=60):
     return {"input_ids": input_ids, "pixel_values": pixels}
 
 
-@pytest.fixture
-def clip_dir(tiny_clip, tmp_path):
-    tiny_clip.save_pretrained(tmp_path / "clip")
-    UrbanLNProcessor(CLIPImageProcessor(), clip_tokenizer(77)).save_pretrained(tmp_path / "clip")
-    clip_tokenizer(77).save_pretrained(tmp_path / "clip")
-    CLIPImageProcessor().save_pretrained(tmp_path / "clip")
-    return tmp_path / "clip"
+@pytest.fixture(scope="module")
+def clip_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(**tiny_config_fields())).save_pretrained(folder)
+    clip_tokenizer(77).save_pretrained(folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    return folder
 
 
-def test_from_scratch_the_positions_are_stretched_and_all_are_trained():
-    model, processor = build_model(ModelArguments(config_overrides=SMALL), seed=1)
+@pytest.fixture(scope="module")
+def clip(clip_dir):
+    return CLIPModel.from_pretrained(clip_dir)
+
+
+def test_from_scratch_positions_are_stretched_and_trained():
+    model, processor = build_model(ModelArguments(config_overrides=TINY_MODEL), seed=1)
     assert isinstance(model, UrbanLNForPreTraining)
     assert positions(model).shape == (248, 32)
     spacing = positions(model)[20:26] - positions(model)[21:27]
@@ -70,69 +67,50 @@ def test_from_scratch_the_positions_are_stretched_and_all_are_trained():
     assert processor.tokenizer.model_max_length == 248
     model(**inputs(model)).loss.backward()
     assert positions(model).grad[5].abs().sum() > 0
-    again, _ = build_model(ModelArguments(config_overrides=SMALL), seed=1)
+    again, _ = build_model(ModelArguments(config_overrides=TINY_MODEL), seed=1)
     assert torch.equal(positions(again), positions(model))
-    other, _ = build_model(ModelArguments(config_overrides=SMALL), seed=2)
+    other, _ = build_model(ModelArguments(config_overrides=TINY_MODEL), seed=2)
     assert not torch.equal(positions(other), positions(model))
 
 
-@pytest.mark.parametrize("mode", ["ipsi", "resize", "equation2", "midpoint"])
-def test_a_clip_checkpoint_is_stretched(clip_dir, tiny_clip, mode):
+@pytest.mark.parametrize("mode", ["ipsi", "none"])
+def test_stretches_a_clip_checkpoint(clip_dir, clip, mode):
     args = ModelArguments(
         model_name_or_path=str(clip_dir), position_mode=mode, momentum=0.9, queue_size=7
     )
     model, processor = build_model(args)
-    assert torch.equal(
-        positions(model), stretch_position_embeddings(positions(tiny_clip), mode=mode)
-    )
+    expected = positions(clip)
+    expected = stretch_position_embeddings(expected) if mode == "ipsi" else expected
+    assert torch.equal(positions(model), expected)
     assert torch.equal(positions(model.momentum_encoder), positions(model))
     assert (model.config.momentum, model.config.queue_size) == (0.9, 7)
     assert model.config.freeze_preserved_positions is True
-    assert processor.tokenizer.model_max_length == 248
+    assert processor.tokenizer.model_max_length == len(expected)
 
 
-def test_mode_none_cuts_at_77(clip_dir, tiny_clip):
-    args = ModelArguments(model_name_or_path=str(clip_dir), position_mode="none")
-    model, processor = build_model(args)
-    assert torch.equal(positions(model), positions(tiny_clip))
-    assert processor.tokenizer.model_max_length == 77
-
-
-def test_a_stretched_clip_checkpoint_is_not_stretched_again(tiny_clip, clip_dir):
-    config = tiny_clip.config
+def test_stretched_half_precision_checkpoint_is_trained_in_float32_without_stretching(
+    clip_dir, clip, tmp_path
+):
+    shutil.copytree(clip_dir, tmp_path, dirs_exist_ok=True)
+    config = copy.deepcopy(clip.config)
     config.text_config.max_position_embeddings = 248
-    CLIPModel(config).save_pretrained(clip_dir)
-    model, _ = build_model(ModelArguments(model_name_or_path=str(clip_dir)))
+    CLIPModel(config).half().save_pretrained(tmp_path)
+    model, _ = build_model(ModelArguments(model_name_or_path=str(tmp_path)))
     assert positions(model).shape[0] == 248
-
-
-def test_a_half_precision_checkpoint_is_trained_in_float32(tiny_clip, clip_dir):
-    tiny_clip.half().save_pretrained(clip_dir)
-    model, _ = build_model(ModelArguments(model_name_or_path=str(clip_dir)))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_an_urbanln_checkpoint_is_taken_as_it_is(tiny_model_dir):
-    model, _ = build_model(ModelArguments(model_name_or_path=str(tiny_model_dir), queue_size=9))
-    base = UrbanLNModel.from_pretrained(tiny_model_dir)
-    assert torch.equal(positions(model), positions(base))
-    assert torch.equal(positions(model.momentum_encoder), positions(base))
+@pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_siglip_model_dir"])
+def test_urbanln_checkpoint_is_not_changed(folder, request):
+    folder = request.getfixturevalue(folder)
+    model, _ = build_model(ModelArguments(model_name_or_path=str(folder), queue_size=9))
+    expected = AutoModel.from_pretrained(folder).state_dict()
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
+    assert torch.equal(positions(model.momentum_encoder), positions(model))
     assert model.queue.image_queue.shape[0] == 9
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
-    BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"another architecture: its model_type is 'bert'"):
-        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
-
-
-def test_a_naflex_siglip_is_told_what_to_use(tmp_path):
-    Siglip2Config().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"'siglip2', expected one of .* NaFlex"):
-        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
-
-
-def test_only_the_last_block_of_a_siglip_is_trained(tiny_siglip_dir):
+def test_trains_only_the_last_block_of_siglip(tiny_siglip_dir):
     args = ModelArguments(model_name_or_path=str(tiny_siglip_dir), train_last_k_blocks=1)
     model, processor = build_model(args)
     assert positions(model).shape == (196, 32)
@@ -144,15 +122,19 @@ def test_only_the_last_block_of_a_siglip_is_trained(tiny_siglip_dir):
     assert {"logit_scale", "text_model.head.weight", "vision_model.head.probe"} <= trained
 
 
-def test_a_clip_checkpoint_without_all_its_weights_is_refused(tiny_clip, tmp_path):
-    CLIPForImageClassification(tiny_clip.config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"--model_name_or_path: .*missing: logit_scale"):
-        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
-
-
-def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
-        build_model(ModelArguments(model_name_or_path=str(tmp_path)))
+def test_rejects_other_architectures_and_incomplete_checkpoints(clip, tmp_path):
+    for other, message in (
+        (None, "cannot be read"),
+        (BertConfig(), "another architecture: its model_type is 'bert'"),
+        (Siglip2Config(), "'siglip2', expected one of .* NaFlex"),
+        (CLIPForImageClassification(clip.config), "--model_name_or_path: .*missing: logit_scale"),
+    ):
+        folder = tmp_path / type(other).__name__
+        folder.mkdir()
+        if other is not None:
+            other.save_pretrained(folder)
+        with pytest.raises(InputError, match=message):
+            build_model(ModelArguments(model_name_or_path=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -164,37 +146,34 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         ('{"text_config": {"num_attention_heads": 5}}', "cannot be built"),
     ],
 )
-def test_impossible_fields_are_refused(overrides, message):
+def test_rejects_bad_configuration_fields(overrides, message):
     with pytest.raises(InputError, match=message):
         build_model(ModelArguments(config_overrides=overrides))
 
 
-def test_a_checkpoint_decides_its_architecture(clip_dir):
-    args = ModelArguments(
-        model_name_or_path=str(clip_dir), config_overrides='{"projection_dim": 8}'
-    )
-    with pytest.raises(InputError, match=r"projection_dim: the checkpoint .* determines"):
-        build_model(args)
+def test_rejects_settings_that_do_not_fit_the_checkpoint(clip_dir):
+    for settings, message in (
+        ({"config_overrides": '{"projection_dim": 8}'}, "projection_dim: the checkpoint .* deter"),
+        ({"train_last_k_blocks": 4}, "a tower has only 2 blocks"),
+        ({"lora_rank": 2, "lora_target_modules": ["query"]}, "--lora_target_modules"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build_model(ModelArguments(model_name_or_path=str(clip_dir), **settings))
 
 
-@pytest.mark.parametrize("k", [0, 1, 3])
-def test_only_the_last_blocks_are_trained(k):
-    model, _ = build_model(ModelArguments(config_overrides=SMALL, train_last_k_blocks=k))
+@pytest.mark.parametrize("k", [0, 1])
+def test_trains_only_the_last_blocks(k):
+    model, _ = build_model(ModelArguments(config_overrides=TINY_MODEL, train_last_k_blocks=k))
     model(**inputs(model)).loss.backward()
     trained = {n for n, p in model.named_parameters() if p.grad is not None}
     assert trained == {n for n, p in model.named_parameters() if p.requires_grad}
     blocks = {name.split(".")[3] for name in trained if ".layers." in name}
-    assert blocks == {str(index) for index in range(3 - k, 3)}
+    assert blocks == {str(index) for index in range(2 - k, 2)}
     assert {"logit_scale", "text_projection.weight", "visual_projection.weight"} <= trained
     assert not any("embedding" in name for name in trained)
 
 
-def test_more_blocks_than_there_are_cannot_be_trained():
-    with pytest.raises(InputError, match="a tower has only 3 blocks"):
-        build_model(ModelArguments(config_overrides=SMALL, train_last_k_blocks=4))
-
-
-def test_lora_is_published_merged_and_as_an_adapter_that_gives_the_same(clip_dir, tmp_path):
+def test_lora_is_published_merged_and_as_an_equal_adapter(clip_dir, tmp_path):
     from peft import PeftModel
 
     args = ModelArguments(model_name_or_path=str(clip_dir), lora_rank=2)
@@ -220,11 +199,3 @@ def test_lora_is_published_merged_and_as_an_adapter_that_gives_the_same(clip_dir
     adapted = PeftModel.from_pretrained(start.to_base(), tmp_path / "out" / "adapter")
     adapted = adapted.merge_and_unload().eval()
     assert torch.allclose(adapted(**batch).logits_per_image, expected, atol=1e-5)
-
-
-def test_unknown_lora_layers_are_refused(clip_dir):
-    args = ModelArguments(
-        model_name_or_path=str(clip_dir), lora_rank=2, lora_target_modules=["query"]
-    )
-    with pytest.raises(InputError, match="--lora_target_modules"):
-        build_model(args)
