@@ -50,6 +50,7 @@ FREE_ARGUMENTS = (
     "report_to",
     "resume_from_checkpoint",
     "save_total_limit",
+    "torch_compile",
     "use_cpu",
 )
 NOT_OF_RECIPE = ("config", "overwrite_output_dir", "resume_from_checkpoint")
@@ -197,6 +198,7 @@ class OptimizationArguments:
     gradient_checkpointing: bool = argument(
         False, "Recompute activations: less memory, about a third more time."
     )
+    torch_compile: bool = argument(False, "Compile the towers with torch.compile.")
 
 
 @dataclass

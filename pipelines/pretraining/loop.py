@@ -26,7 +26,7 @@ from .arguments import FREE_ARGUMENTS, PretrainingArguments
 from .batches import BatchPlan, PairBatches, batch_loader
 from .data import read_pairs
 from .log import TRACKER, RunLog
-from .model import build_model, count_parameters, enable_checkpointing
+from .model import build_model, compile_towers, count_parameters, enable_checkpointing
 from .step import Student, adamw, distillation_weight_at, learning_rate_at, train_step
 from .validation import validate
 
@@ -346,6 +346,8 @@ class Pretrainer:
         optimization = self.args.optimization
         if optimization.gradient_checkpointing:
             enable_checkpointing(model)
+        if optimization.torch_compile:
+            compile_towers(model)
         model.to(self.device)
         optimizer = adamw(
             model,

@@ -192,6 +192,13 @@ def enable_checkpointing(model: UrbanLNForPreTraining) -> None:
     enable({"use_reentrant": False})
 
 
+def compile_towers(model: UrbanLNForPreTraining) -> None:
+    """Compile both towers of student and teacher in place; names of weights do not change."""
+    for towers in (model, model.momentum_encoder):
+        towers.vision_model.compile()
+        towers.text_model.compile(dynamic=True)  # the length varies per batch
+
+
 def _from_scratch(
     args: ModelArguments, overrides: dict[str, Any]
 ) -> tuple[UrbanLNForPreTraining, UrbanLNProcessor]:
@@ -286,6 +293,7 @@ def _check_fields(overrides: dict[str, Any]) -> None:
 __all__ = [
     "add_lora",
     "build_model",
+    "compile_towers",
     "count_parameters",
     "enable_checkpointing",
     "merge_lora",

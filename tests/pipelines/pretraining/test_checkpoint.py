@@ -69,6 +69,13 @@ def test_accepts_output_folder_of_a_run_killed_at_its_start(tmp_path):
         ckpt.check_output_dir(tmp_path)
 
 
+def test_lists_all_differences_of_settings(tmp_path):
+    saved = {"seed": 0, "learning_rate": 0.1, "views": ["satellite"]}
+    ckpt.check_identity(saved, {**saved, "views": ("satellite",)}, tmp_path)
+    with pytest.raises(InputError, match=r"learning_rate was 0.1 and is 0.2; seed was 0 and is 1"):
+        ckpt.check_identity(saved, {**saved, "seed": 1, "learning_rate": 0.2}, tmp_path)
+
+
 def test_restores_random_states_and_sums(tmp_path):
     def draw():
         return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()

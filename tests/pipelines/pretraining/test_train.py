@@ -290,6 +290,16 @@ def test_options_resume_exactly(candidates_dir, tiny_siglip_dir, tiny_flags, tmp
     AutoModel.from_pretrained(resumed)
 
 
+@pytest.mark.slow
+def test_compiled_towers_take_the_same_steps(tiny_flags, tmp_path):
+    run(tiny_flags("--max_train_steps", "2", output_dir=tmp_path / "plain"))
+    more = ["--max_train_steps", "2", "--torch_compile"]
+    run(tiny_flags(*more, output_dir=tmp_path / "compiled"))
+    plain, compiled = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[k], compiled[k], atol=2e-3) for k in plain)
+
+
 @pytest.mark.parametrize(
     "kind", ["clip", *(pytest.param(k, marks=pytest.mark.slow) for k in ("caching", "siglip"))]
 )
