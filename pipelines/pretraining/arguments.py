@@ -82,6 +82,9 @@ class ModelArguments:
     position_ratio: int = argument(
         4, "Stretching factor of the other positions: 77 become 248, 64 become 196."
     )
+    freeze_preserved_positions: bool | None = argument(
+        None, "Exclude the preserved positions from training. Default: yes, unless from scratch."
+    )
     distillation_weight: float | None = argument(
         None, "Weight mu of the distillation loss (0: contrastive loss only). Default: 0.5."
     )
@@ -137,6 +140,12 @@ class DataArguments:
     )
     positives: Literal["image", "region"] = argument(
         "image", "Pairs that are positives of one another: of the same image or the same region."
+    )
+    max_train_samples: int | None = argument(
+        None, "Maximum number of training images, sampled at random.", least=1
+    )
+    max_eval_samples: int | None = argument(
+        None, "Maximum number of validation images, sampled at random.", least=2
     )
     caption_sampling: Literal["best", "score", "random"] = argument(
         "best",

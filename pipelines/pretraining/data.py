@@ -340,6 +340,10 @@ def _split(kept: pd.DataFrame, args: DataArguments, seed: int) -> np.ndarray:
         unique = np.unique(ids[ids >= 0])
         count = round(len(unique) * percentage / 100)
         split[np.isin(ids, rng.permutation(unique)[:count])] = VALIDATION
+    for name, limit in ((TRAIN, args.max_train_samples), (VALIDATION, args.max_eval_samples)):
+        indices = np.flatnonzero(split == name)
+        if limit is not None and limit < len(indices):
+            split[rng.permutation(indices)[limit:]] = HELD_OUT
     num_validation = int((split == VALIDATION).sum())
     if not (split == TRAIN).any():
         raise InputError("The training split has no images.")

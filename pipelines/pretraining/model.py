@@ -72,7 +72,7 @@ def build_model(
     set_seed(seed)
     overrides = parse_config_overrides(args.config_overrides)
     _check_fields(overrides)
-    for name in SETTINGS:
+    for name in (*SETTINGS, "freeze_preserved_positions"):
         if getattr(args, name) is not None:
             overrides[name] = getattr(args, name)
     if args.contrastive_keys == "student":

@@ -25,6 +25,7 @@ TOWER = {
 }
 VISION = {**TOWER, "image_size": SIDE, "patch_size": PATCH}
 TEXT = {**TOWER, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 3}
+STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 SQUARE = {"height": SIDE, "width": SIDE}
 IMAGES = [
     Image.fromarray(np.random.default_rng(side).integers(0, 255, (side, 90, 3), dtype=np.uint8))
@@ -86,6 +87,13 @@ def siglip2():
     return hf.Siglip2Model(hf.Siglip2Config(text_config=TEXT, vision_config=vision))
 
 
+def tipsv2():
+    text = {**TOWER, "vocab_size": 60}
+    vision = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision |= {"image_size": SIDE, "patch_size": PATCH}
+    return hf.Tipsv2Model(hf.Tipsv2Config(text_config=text, vision_config=vision))
+
+
 def first_token(model, inputs):
     return model(**inputs).last_hidden_state[:, 0]
 
@@ -110,6 +118,13 @@ FAMILIES = {
         lambda m, x: m.vision_model(**x).pooler_output,
         lambda: hf.Siglip2ImageProcessor(patch_size=PATCH, max_num_patches=16),
     ),
+    # the first of two class tokens; pixels from 0 to 1
+    "tipsv2": Family(
+        tipsv2,
+        "image_features",
+        lambda m, x: first_token(m.vision_model, x),
+        lambda: hf.Tipsv2ImageProcessor(size=SQUARE),
+    ),
     "vit": Family(
         lambda: hf.ViTModel(hf.ViTConfig(**VISION)),
         "pooler_output",
@@ -128,6 +143,29 @@ FAMILIES = {
     ),
     "dinov2": Family(
         lambda: hf.Dinov2Model(hf.Dinov2Config(**VISION)), "pooler_output", first_token
+    ),
+    "dinov2_registers": Family(
+        lambda: hf.Dinov2WithRegistersModel(
+            hf.Dinov2WithRegistersConfig(**VISION, num_register_tokens=3)
+        ),
+        "pooler_output",
+        first_token,
+    ),
+    "dinov3": Family(
+        lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**VISION, num_register_tokens=0)),
+        "pooler_output",
+        first_token,
+    ),
+    "dinov3_registers": Family(
+        lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**VISION, num_register_tokens=4)),
+        "pooler_output",
+        first_token,
+        lambda: hf.DINOv3ViTImageProcessor(size=SQUARE),
+    ),
+    "convnext": Family(
+        lambda: hf.ConvNextForImageClassification(hf.ConvNextConfig(**STAGES, image_size=SIDE)),
+        "pooler_output",
+        lambda m, x: m.convnext.layernorm(m.convnext(**x).last_hidden_state.mean((2, 3))),
     ),
     "segformer": Family(
         lambda: hf.SegformerModel(

@@ -145,6 +145,14 @@ def test_reads_several_cities_and_views(tmp_path, read):
         read(tmp_path, cities=["millbrook"], views=["satellite"])
 
 
+def test_sample_limits_are_reproducible(pairs_dir, read):
+    limits = {"max_train_samples": 10, "max_eval_samples": 4}
+    pairs = read(pairs_dir, **limits)
+    assert (len(pairs.train), len(pairs.validation)) == (10, 4)
+    assert np.array_equal(pairs.train, read(pairs_dir, **limits).train)
+    assert pairs.summary()["num_held_out"] == 34
+
+
 def test_rejects_datasets_without_usable_pairs(tmp_path, read, pairs_dir):
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "nowhere")
