@@ -63,13 +63,6 @@ def probe(
     Also writes test and validation predictions in Parquet; `regions.parquet` with geometries and
     labels; and `probe.json` with excluded regions, skipped cells and coverage of the embeddings.
 
-    Args:
-        city: City with regions and indicators.
-        tables: Embedding tables of the systems.
-        output: Results folder of the city.
-        settings: Evaluation settings.
-        progress: Progress bar that wraps the iteration over batches of cells.
-
     Returns:
         Path of results.jsonl.
 
@@ -102,7 +95,13 @@ def probe(
     skipped += leaking_cells(systems, cells)
     store = ResultStore(output / RESULTS_FILE)  # raises on rows of another format first
     store.drop(unpredicted(output, read_rows(store.path)))
-    _write_regions(output / REGIONS_FILE, city, comparison.targets, kept, place)
+    regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]].assign(
+        **{target.name: target.y for target in comparison.targets},
+        **{BLOCK_COLUMN: block_ids(place)[kept]},
+    )
+    with atomic_path(output / REGIONS_FILE) as temporary:
+        regions.to_parquet(temporary, write_page_checksum=True)
+    placed = bool(np.isfinite(place.block_m))
     summary = {
         "city": city.name,
         "dataset_name": city.dataset_name,
@@ -123,7 +122,10 @@ def probe(
             for one in systems  # the last view of each
             if one.name in settings.beside
         },
-        **_describe_place(city, kept, place),
+        "block_m": place.block_m if placed else None,
+        "buffer_m": place.buffer_m if placed else None,
+        "stored_neighbours": stored_neighbours(city.regions, place),
+        "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
     }
     write_state(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
     compute(comparison, cells, store, settings, progress)
@@ -166,17 +168,6 @@ def hash_table(
     )
 
 
-def _write_regions(
-    path: Path, city: City, targets: Sequence[Any], kept: NDArray[np.int64], place: Geography
-) -> None:
-    regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]]
-    labels = {target.name: target.y for target in targets}
-    with atomic_path(path) as temporary:
-        regions.assign(**labels, **{BLOCK_COLUMN: block_ids(place)[kept]}).to_parquet(
-            temporary, write_page_checksum=True
-        )
-
-
 def _describe(
     city: City, tables: Sequence[EmbeddingTable], systems: Sequence[System], own: CityRegions
 ) -> dict[str, dict[str, Any]]:
@@ -201,16 +192,6 @@ def _describe(
             },
         }
     return found
-
-
-def _describe_place(city: City, kept: NDArray[np.int64], place: Geography) -> dict[str, Any]:
-    placed = bool(np.isfinite(place.block_m))
-    return {
-        "block_m": place.block_m if placed else None,
-        "buffer_m": place.buffer_m if placed else None,
-        "stored_neighbours": stored_neighbours(city.regions, place),
-        "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
-    }
 
 
 def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 
 BLOCK_KEYS = 16_384
 BLOCK_QUERIES = 256
@@ -201,10 +202,7 @@ def chance_recall(right: Ints, total: int, k: int) -> float:
         total: Number of owners.
         k: Number of retrieved owners.
     """
-    miss = np.ones(len(right))
-    for drawn in range(min(k, total)):
-        miss *= np.clip(total - right - drawn, 0, None) / (total - drawn)
-    return float((1 - miss).mean())
+    return float(1 - hypergeom.pmf(0, total, right, min(k, total)).mean())
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:
