@@ -29,7 +29,7 @@ from .tables import earlier_metadata, mean_by_region, write_embeddings
 from .text_tower import TextTower, cached_vectors
 
 TFIDF_LABEL, TOWER_LABEL = "captions-tfidf", "captions-text-tower"
-TFIDF_VERSION = 1
+TFIDF_VERSION = 2
 TILE = ["tile_z", "tile_x", "tile_y"]
 
 
@@ -241,7 +241,10 @@ def tfidf_vectors(
         ) from error
     dim = min(settings.dim, weights.shape[1])
     svd = TruncatedSVD(dim, random_state=settings.seed)
-    vectors = svd.fit_transform(weights).astype(np.float32)
+    vectors = svd.fit_transform(weights)
+    # further components are rounding errors, which probes would standardise to unit variance
+    rank = int((svd.singular_values_ > 1e-6 * svd.singular_values_[0]).sum())
+    vectors = vectors[:, :rank].astype(np.float32)
     kept = float(svd.explained_variance_ratio_.sum())
     return vectors, {"vocabulary": weights.shape[1], "variance_kept": round(kept, 4)}
 

@@ -86,6 +86,7 @@ def test_regions_are_means_of_their_captions(town, tmp_path, tiny_model_dir):
 def test_tfidf_separates_captions_by_their_words():
     texts = ["a red barn", "a red barn", "the grey tower", "fields and woods"]
     vectors, about = tfidf_vectors(texts, SMALL)
+    assert vectors.shape == (4, 3)  # three distinct captions
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     alike = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     np.testing.assert_allclose(unit @ unit.T, alike, atol=1e-5)
