@@ -299,35 +299,27 @@ def _embed_chunk(
 ) -> Part:
     part = Part()
     start = time.perf_counter()
-    batch: list[tuple[Row, torch.Tensor]] = []
-    for row, future in islice(prepared, settings.chunk_size):
-        try:
-            batch.append((row, future.result()))
-        except BadImageError as error:
-            part.rejects.append(Reject(view, str(row["image_id"]), error.reason, str(error)))
+
+    def usable() -> Iterator[tuple[Row, torch.Tensor]]:
+        for row, future in islice(prepared, settings.chunk_size):
+            try:
+                yield row, future.result()
+            except BadImageError as error:
+                part.rejects.append(Reject(view, str(row["image_id"]), error.reason, str(error)))
             bar.update()
-        if len(batch) == settings.batch_size:
-            _add_batch(encoder, batch, view, part)
-            bar.update(len(batch))
-            batch = []
-    if batch:
-        _add_batch(encoder, batch, view, part)
-        bar.update(len(batch))
+
+    images = usable()
+    while batch := list(islice(images, settings.batch_size)):
+        vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
+        for (row, _), vector in zip(batch, vectors, strict=True):
+            if np.isfinite(vector).all():
+                part.region_ids.append(row["region_id"])
+                part.vectors.append(vector)
+            else:
+                detail = "the encoder returned NaN or infinite values"
+                part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
     part.seconds = time.perf_counter() - start
     return part
-
-
-def _add_batch(
-    encoder: Encoder, batch: list[tuple[Row, torch.Tensor]], view: str, part: Part
-) -> None:
-    vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
-    for (row, _), vector in zip(batch, vectors, strict=True):
-        if np.isfinite(vector).all():
-            part.region_ids.append(row["region_id"])
-            part.vectors.append(vector)
-        else:
-            detail = "the encoder returned NaN or infinite values"
-            part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
 
 
 def _write_part(path: Path, part: Part, dim: int) -> None:

@@ -114,12 +114,7 @@ def region_means(
     regions: gpd.GeoDataFrame,
     settings: RasterSettings | None = None,
 ) -> RegionMeans:
-    """Average the vectors of raster cells over regions.
-
-    Args:
-        paths: Files of the city, in order of precedence.
-        regions: Polygons in EPSG:4326, with `region_id`.
-        settings: Settings for reading rasters.
+    """Average the vectors of raster cells over regions; earlier files take precedence.
 
     Raises:
         InputError: A raster is invalid, the rasters are incompatible, a band is empty, or no region

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from dataset_builders.errors import SplitError
 from dataset_builders.files import digest
 
+from ..embed.poi import poi_columns
 from ..errors import InputError
 from ..urban_regression.metrics import regression_metrics
-from .city import Target
+from .city import City, Target
 from .controls import (
     LEAVES,
     MAX_TREES,
@@ -30,8 +31,8 @@ from .controls import (
 )
 from .models import MLPSettings, RidgeSettings, fit_mlp, fit_ridge
 from .predictions import write_predictions
-from .results import ResultRow, ResultStore, code_revision, row_key
-from .splits import FRACTIONS, Fit, Split, Splitter, Task
+from .results import FORMAT_VERSION, ResultRow, ResultStore, code_revision, row_key
+from .splits import FRACTIONS, SPLIT_RULE, Fit, Geography, Split, Splitter, Task
 from .systems import System
 
 PROBE_SEED_STEP = 1000
@@ -108,6 +109,34 @@ class Cell:
     split_seed: int
     probe_seed: int
     task: Task
+
+
+def hash_table(
+    city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
+) -> str:
+    """Hash of everything that comparable rows share: regions, labels, splits and probe settings.
+
+    Includes the POI counts, which are the features of a control.
+    """
+    regions = city.regions.iloc[kept]
+    stored = {
+        name: city.regions[name].astype(object).where(city.regions[name].notna(), None).tolist()
+        for name in ("split_random", "split_block")
+        if name in city.regions
+    }
+    labels = {target.name: [target.unit, target.transform] for target in city.targets}
+    return digest(
+        FORMAT_VERSION,
+        city.name,
+        regions["region_id"].tolist(),
+        stored,
+        labels,
+        *(target.y[kept].tobytes() for target in city.targets),
+        city.numbers(poi_columns(regions))[kept].tobytes(),
+        [place.block_m, place.buffer_m, SPLIT_RULE] if np.isfinite(place.block_m) else [],
+        asdict(settings.mlp),
+        asdict(settings.ridge),
+    )
 
 
 def compute(
@@ -299,6 +328,7 @@ __all__ = [
     "Comparison",
     "ProbeSettings",
     "compute",
+    "hash_table",
     "leaking_cells",
     "make_cells",
     "skip",

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builders.errors import SplitError
-from dataset_builders.files import atomic_path, digest, read_json, write_state
+from dataset_builders.files import atomic_path, read_json, write_state
 
-from ..embed.poi import poi_columns
 from ..embed.tables import EmbeddingTable
 from .city import City
-from .loop import Comparison, ProbeSettings, compute, leaking_cells, make_cells
+from .loop import Comparison, ProbeSettings, compute, hash_table, leaking_cells, make_cells
 from .predictions import (
     BLOCK_COLUMN,
     REGIONS_FILE,
@@ -29,12 +27,10 @@ from .predictions import (
     unpredicted,
 )
 from .reach import measure_reach
-from .results import FORMAT_VERSION, ResultStore, code_revision, read_rows
+from .results import ResultStore, code_revision, read_rows
 from .splits import (
-    SPLIT_RULE,
     STORED_SEED,
     CityRegions,
-    Geography,
     block_ids,
     geography,
     splitter_within,
@@ -140,34 +136,6 @@ def compared_regions(output: Path) -> str:
     return f"{line}. Left out: {dropped}." if dropped else f"{line}."
 
 
-def hash_table(
-    city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
-) -> str:
-    """Hash of everything that comparable rows share: regions, labels, splits and probe settings.
-
-    Includes the POI counts, which are the features of a control.
-    """
-    regions = city.regions.iloc[kept]
-    stored = {
-        name: city.regions[name].astype(object).where(city.regions[name].notna(), None).tolist()
-        for name in ("split_random", "split_block")
-        if name in city.regions
-    }
-    labels = {target.name: [target.unit, target.transform] for target in city.targets}
-    return digest(
-        FORMAT_VERSION,
-        city.name,
-        regions["region_id"].tolist(),
-        stored,
-        labels,
-        *(target.y[kept].tobytes() for target in city.targets),
-        city.numbers(poi_columns(regions))[kept].tobytes(),
-        [place.block_m, place.buffer_m, SPLIT_RULE] if np.isfinite(place.block_m) else [],
-        asdict(settings.mlp),
-        asdict(settings.ridge),
-    )
-
-
 def _describe(
     city: City, tables: Sequence[EmbeddingTable], systems: Sequence[System], own: CityRegions
 ) -> dict[str, dict[str, Any]]:
@@ -206,4 +174,4 @@ def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return {**summary, **merged, "skipped": [*earlier["skipped"], *new]}
 
 
-__all__ = ["ProbeSettings", "compared_regions", "hash_table", "probe"]
+__all__ = ["ProbeSettings", "compared_regions", "probe"]

@@ -28,10 +28,9 @@ from ..embed.tables import EmbeddingTable, read_embeddings
 from ..embed.trainings import groups
 from ..errors import InputError
 from .city import City, Target, open_city
-from .loop import Comparison, ProbeSettings, compute, make_cells, skip
+from .loop import Comparison, ProbeSettings, compute, hash_table, make_cells, skip
 from .predictions import RESULTS_FILE
 from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE, ResultRow, ResultStore, read_rows
-from .run import hash_table
 from .splits import CityRegions, CitySplitter, RandomSplitter, geography, splitter_within
 from .systems import NO_VIEW, System, common_regions, vectors_of, views_of
 
