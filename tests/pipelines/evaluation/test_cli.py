@@ -43,15 +43,6 @@ def test_invalid_arguments_raise(argv, message):
         parse_arguments(argv)
 
 
-def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["embed", "--help"])
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    assert "python evaluate.py embed" in shown
-    assert "--output_dir" in shown
-
-
 def test_duplicated_shards_raise(toy_dataset, tmp_path, tiny_model_dir, capsys):
     """Duplicate regions would leak test labels into training."""
 

@@ -191,9 +191,7 @@ def test_invalid_beside_raises(place, tmp_path):
     ]
     for tables, changes, message in (
         ([clip, earth], {"beside": ("erth",)}, "labelled 'erth'; there are clip, earth, coord"),
-        ([clip, earth], {"beside": ("earth", "earth")}, "takes each name once, got earth earth"),
         ([clip, earth], {"beside": ("poi_counts",)}, "of 'alpha' have no column poi_<category>"),
-        ([clip, earth], {"beside": ("geoclip",)}, "add `--controls geoclip`"),
         ([clip, earth], {"probes": ("mlp",)}, "measured by the ridge probe: add it to --probes"),
         ([earth], {}, "earth: a table adds nothing to itself"),
         ([clip, *twice], {"beside": ("earth-s0",)}, "one of 2 trainings of 'earth'"),
