@@ -40,7 +40,7 @@ from pipelines.evaluation.probe.models import (
     initial_weights,
     num_batches,
 )
-from pipelines.evaluation.probe.tasks import Task
+from pipelines.evaluation.probe.splits import Task
 
 TINY_TOWER = {
     "hidden_size": 32,

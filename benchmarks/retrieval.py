@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from pipelines.evaluation.search.gallery import Pairs
 from pipelines.evaluation.search.nearest import Keys, plain_keys, top_k, unit
-from pipelines.evaluation.search.retrieval import retrieval_metrics
+from pipelines.evaluation.search.retrieval import Pairs, retrieval_metrics
 
 WRITTEN_AT_ONCE = 50_000
 IMAGES_A_REGION = 8

@@ -13,8 +13,7 @@ from pipelines.common.csv_files import write_csv
 from pipelines.evaluation.embed.tables import BOTH, write_embeddings
 from pipelines.evaluation.embed.text_tower import TextTower
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.search.prompts import Prompts, read_prompts
-from pipelines.evaluation.search.zero_shot import score_view
+from pipelines.evaluation.search.zero_shot import Prompts, read_prompts, score_view
 from pipelines.prediction.predict import predict_new
 
 from .cities import VIEW_TITLES, Cities, ShownCity, find, side_by_side

@@ -11,9 +11,8 @@ from PIL import Image
 from dataset_builders.captions import clean_caption
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.schema import config_name
-from pipelines.evaluation.search.gallery import Pairs
 from pipelines.evaluation.search.nearest import unit
-from pipelines.evaluation.search.retrieval import retrieval_metrics
+from pipelines.evaluation.search.retrieval import Pairs, retrieval_metrics
 
 from .cities import ShownCity
 from .model import Towers

@@ -32,9 +32,13 @@ from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.evaluation.analysis.bootstrap import COORDINATES, Reference, compare
 from pipelines.evaluation.analysis.conformal import Coverage, measure_coverage
 from pipelines.evaluation.baselines.run import run_baseline
-from pipelines.evaluation.embed.captions import embed_text_tower, embed_tfidf
+from pipelines.evaluation.embed.captions import (
+    RegionCaptions,
+    embed_text_tower,
+    embed_tfidf,
+    read_captions,
+)
 from pipelines.evaluation.embed.images import embed
-from pipelines.evaluation.embed.region_captions import RegionCaptions, read_captions
 from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
 from pipelines.evaluation.embed.text_tower import TextTower, load_text_tower

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from pipelines.common.encoders.geoclip import SHA256, encode_places, load_location_encoder
 from pipelines.common.errors import InputError
 from pipelines.evaluation.probe.controls import coordinate_basis, fit_boosting, tree_coordinates
-from pipelines.evaluation.probe.tasks import Task as ProbeTask
+from pipelines.evaluation.probe.splits import Task as ProbeTask
 
 from .heads import fit_ridge
 from .splits import Split

@@ -107,6 +107,15 @@ Evaluate region representations against controls, under random and spatial split
 """
 
 LABEL_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+POSITIVE = ("batch_size", "chunk_size", "num_workers", "num_actors", "top", "seeds", "probe_seeds",
+            "mlp_max_epochs")  # fmt: skip
+CHOICES = {
+    "protocols": ("random", "block"),
+    "probes": ("mlp", "ridge"),
+    "views": ("street_view", "satellite", "both"),
+    "controls": ("geoclip",),
+    "systems": tuple(SYSTEMS),
+}
 
 
 @dataclass
@@ -229,8 +238,6 @@ class ProbeArguments:
         [1e-2, 1.0], "Weight decays of the MLP, selected on the validation set."
     )
     mlp_max_epochs: int = argument(200, "Maximum number of epochs of the MLP.")
-    mlp_patience: int = argument(48, "Steps without improvement before early stopping of the MLP.")
-    mlp_batch_size: int = argument(128, "Maximum batch size of the MLP.")
     device: str | None = argument(None, "cpu, cuda, cuda:1. Default: an available one.")
 
 
@@ -280,9 +287,7 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def parse_arguments(
-    argv: Sequence[str],
-) -> Arguments:
+def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Parse the command line without the program name.
 
     Raises:
@@ -305,24 +310,42 @@ def parse_arguments(
     return arguments
 
 
-def _check(
-    arguments: Arguments,
-) -> None:
-    for name in ("config", "dataset_name", "city", "output_dir", "results"):
+def _check(arguments: Any) -> None:
+    for name in ("config", "dataset_name", "city", "output_dir", "results", "embeddings"):
         if not getattr(arguments, name, "absent"):
-            raise InputError(f"--{name} is missing.")
+            tables = ": the tables written by `evaluate.py embed`" if name == "embeddings" else ""
+            raise InputError(f"--{name} is missing{tables}.")
+    label = getattr(arguments, "label", None)
+    if label is not None and not LABEL_PATTERN.fullmatch(label):
+        raise InputError(
+            f"--label must be made of letters, digits, '.', '_' and '-', got {label!r}."
+        )
+    for name in (*POSITIVE, "seed"):
+        value, least = getattr(arguments, name, None), int(name != "seed")
+        if value is not None and value < least:
+            raise InputError(f"--{name} must be at least {least}, got {value}.")
+    for name, choices in CHOICES.items():
+        values = getattr(arguments, name, None)
+        if values is None or (name == "controls" and not values):
+            continue
+        if not values or not set(values) <= set(choices) or len(set(values)) < len(values):
+            raise InputError(
+                f"--{name} takes some of {', '.join(choices)}, each once; got {values}."
+            )
+    for name in ("mlp_learning_rates", "mlp_weight_decays"):
+        values = getattr(arguments, name, None)
+        if values is not None and (not values or min(values) < 0):
+            raise InputError(f"--{name} must be 0 or more, got {values}.")
     if isinstance(arguments, EmbedArguments):
         _check_embed(arguments)
     elif isinstance(arguments, BaselineArguments):
-        _check_baseline(arguments)
-    elif isinstance(arguments, ProbeArguments):
-        _check_probe(arguments)
-    elif isinstance(arguments, EfficiencyArguments):
-        _choices(arguments, systems=tuple(SYSTEMS))
+        if not arguments.system:
+            raise InputError(f"--system is missing: one of {', '.join([*SYSTEMS, *FROZEN])}.")
+        for setting in arguments.settings:
+            if "=" not in setting:
+                raise InputError(f"--settings takes key=value, got {setting!r}.")
     elif isinstance(arguments, language.LanguageArguments):
-        _check_language(arguments)
-    elif isinstance(arguments, study.StudyArguments):
-        _check_study(arguments)
+        language.check_model(arguments)
 
 
 def _check_embed(arguments: EmbedArguments) -> None:
@@ -334,8 +357,6 @@ def _check_embed(arguments: EmbedArguments) -> None:
         )
     arguments.encoder = arguments.encoder or arguments.model_name_or_path
     _check_raster(arguments)
-    _check_label(arguments.label)
-    _at_least(arguments, batch_size=1, chunk_size=1, num_workers=1, num_actors=1, seed=0)
     share = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
     if not share or not 1 <= int(share[1]) <= int(share[2]):
         raise InputError(f"--shard must be I/N, I from 1 to N, such as 2/8; got {arguments.shard}.")
@@ -358,73 +379,6 @@ def _check_raster(arguments: EmbedArguments) -> None:
         raise InputError("--random_init is for image encoders, not for geoclip.")
     if not 0 <= arguments.min_coverage <= 1:
         raise InputError(f"--min_coverage must be in [0, 1], got {arguments.min_coverage}.")
-
-
-def _check_baseline(arguments: BaselineArguments) -> None:
-    if not arguments.system:
-        raise InputError(f"--system is missing: one of {', '.join([*SYSTEMS, *FROZEN])}.")
-    _check_label(arguments.label)
-    for setting in arguments.settings:
-        if "=" not in setting:
-            raise InputError(f"--settings takes key=value, got {setting!r}.")
-    _at_least(arguments, seed=0)
-
-
-def _check_language(arguments: language.LanguageArguments) -> None:
-    language.check_model(arguments)
-    _check_label(arguments.label)
-    names = ("batch_size", "top", "num_workers")
-    _at_least(arguments, **{name: 1 for name in names if hasattr(arguments, name)})
-
-
-def _check_study(arguments: study.StudyArguments) -> None:
-    if not isinstance(arguments, study.TransferArguments):
-        return
-    if not arguments.embeddings:
-        raise InputError("--embeddings is missing: the folder with SOURCE/CITY/LABEL.parquet.")
-    _choices(arguments, probes=("mlp", "ridge"), views=("street_view", "satellite", "both"))
-    _at_least(arguments, **dict.fromkeys(("seeds", "probe_seeds", "mlp_max_epochs"), 1))
-
-
-def _check_label(label: str | None) -> None:
-    if label is not None and not LABEL_PATTERN.fullmatch(label):
-        raise InputError(
-            f"--label must be made of letters, digits, '.', '_' and '-', got {label!r}."
-        )
-
-
-def _check_probe(arguments: ProbeArguments) -> None:
-    if not arguments.embeddings:
-        raise InputError("--embeddings is missing: the tables written by `evaluate.py embed`.")
-    _choices(arguments, protocols=("random", "block"), probes=("mlp", "ridge"))
-    _choices(arguments, views=("street_view", "satellite", "both"))
-    if arguments.controls:
-        _choices(arguments, controls=("geoclip",))
-    names = ("seeds", "probe_seeds", "mlp_max_epochs", "mlp_patience", "mlp_batch_size")
-    _at_least(arguments, **dict.fromkeys(names, 1))
-    for name in ("mlp_learning_rates", "mlp_weight_decays"):
-        values = getattr(arguments, name)
-        if not values or min(values) < 0:
-            raise InputError(f"--{name} must be 0 or more, got {values}.")
-
-
-def _at_least(arguments: Any, **limits: int) -> None:
-    for name, least in limits.items():
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} must be at least {least}, got {value}.")
-
-
-def _choices(arguments: Any, **known: tuple[str, ...]) -> None:
-    for name, choices in known.items():
-        values = getattr(arguments, name)
-        if values is None:
-            continue
-        unknown = [value for value in values if value not in choices]
-        if unknown or not values or len(set(values)) < len(values):
-            raise InputError(
-                f"--{name} takes some of {', '.join(choices)}, each once; got {values}."
-            )
 
 
 __all__ = ["EmbedArguments", "ProbeArguments", "ReportArguments", "parse_arguments"]

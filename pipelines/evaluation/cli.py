@@ -1,11 +1,11 @@
 """The commands of evaluate.py."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from dataset_builders.commands import run_command
 from dataset_builders.files import locked
@@ -23,45 +23,37 @@ from .benchmark.arguments import StudyArguments
 from .errors import InputError
 from .search.arguments import LanguageArguments
 
-if TYPE_CHECKING:
-    from pipelines.common.encoders import Encoder
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, see [`run_command`]."""
 
     def work() -> None:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-        if isinstance(arguments, EmbedArguments):
-            run_embed(arguments)
-        elif isinstance(arguments, BaselineArguments):
-            run_baseline(arguments)
-        elif isinstance(arguments, ProbeArguments):
-            run_probe(arguments)
-        elif isinstance(arguments, EfficiencyArguments):
-            run_efficiency(arguments)
-        elif isinstance(arguments, LanguageArguments):
-            run_language(arguments)
-        elif isinstance(arguments, StudyArguments):
-            run_study(arguments)
-        else:
-            run_report(arguments)
+        next(run for kind, run in COMMANDS if isinstance(arguments, kind))(arguments)
 
     return run_command(work, "evaluate.py")
 
 
 def run_embed(arguments: EmbedArguments) -> Path:
     """Run `evaluate.py embed` and return the path of the embedding table."""
-    if arguments.raster:
-        return _embed_raster(arguments)
-    if arguments.encoder == "geoclip":
-        return _embed_places(arguments)
+    if arguments.encoder in ("raster", "geoclip"):
+        return _embed_regions(arguments)
+    from pipelines.common.encoders import load_encoder
+
     from .embed.images import EmbedSettings, decoding_threads, embed
     from .embed.sources import open_images
     from .embed.trainings import parse_training
 
     open_source = partial(open_images, arguments.dataset_name, arguments.city)
-    open_encoder = partial(_load_encoder, arguments)
+    open_encoder = partial(
+        load_encoder,
+        arguments.encoder,
+        random_init=arguments.random_init,
+        seed=arguments.seed,
+        device=arguments.device or default_device(),
+        precision=arguments.mixed_precision,
+        trust_remote_code=arguments.trust_remote_code,
+    )
     label = Path(arguments.encoder).resolve().name
     label += "-random-init" if arguments.random_init else ""
     workers = decoding_threads(arguments.num_workers)
@@ -96,44 +88,28 @@ def run_embed(arguments: EmbedArguments) -> Path:
         )
 
 
-def _embed_raster(arguments: EmbedArguments) -> Path:
+def _embed_regions(arguments: EmbedArguments) -> Path:
+    """Embed rasters, or locations of regions, instead of images."""
+    from .embed.places import embed_places
     from .embed.raster import RasterSettings, embed_raster
     from .embed.sources import open_regions
     from .embed.trainings import parse_training
 
-    regions, description = open_regions(arguments.dataset_name, arguments.city)
-    output, label = Path(arguments.output_dir) / arguments.city, arguments.label or "raster"
-    how = RasterSettings(arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage)
+    output = Path(arguments.output_dir) / arguments.city
+    label = arguments.label or arguments.encoder
     training = parse_training(arguments.training)
+    is_raster = arguments.encoder == "raster"
+    regions, about = open_regions(arguments.dataset_name, arguments.city, shapes=is_raster)
     with locked(output, f".{label}.lock"):
-        return embed_raster(
-            arguments.raster, regions, output, label, description, how, training=training
+        if not is_raster:
+            device = arguments.device or default_device()
+            return embed_places(regions, output, label, about, training, device)
+        settings = RasterSettings(
+            arguments.raster_layout, arguments.raster_nodata, arguments.min_coverage
         )
-
-
-def _embed_places(arguments: EmbedArguments) -> Path:
-    from .embed.places import embed_places
-    from .embed.sources import open_regions
-    from .embed.trainings import parse_training
-
-    regions, description = open_regions(arguments.dataset_name, arguments.city, shapes=False)
-    output, label = Path(arguments.output_dir) / arguments.city, arguments.label or "geoclip"
-    training, device = parse_training(arguments.training), arguments.device or default_device()
-    with locked(output, f".{label}.lock"):
-        return embed_places(regions, output, label, description, training=training, device=device)
-
-
-def _load_encoder(arguments: EmbedArguments) -> "Encoder":
-    from pipelines.common.encoders import load_encoder
-
-    return load_encoder(
-        arguments.encoder,
-        random_init=arguments.random_init,
-        seed=arguments.seed,
-        device=arguments.device or default_device(),
-        precision=arguments.mixed_precision,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+        return embed_raster(
+            arguments.raster, regions, output, label, about, settings, training=training
+        )
 
 
 def run_baseline(arguments: BaselineArguments) -> Path:
@@ -207,9 +183,7 @@ def run_probe(arguments: ProbeArguments) -> Path:
         mlp=MLPSettings(
             learning_rates=tuple(arguments.mlp_learning_rates),
             weight_decays=tuple(arguments.mlp_weight_decays),
-            batch_size=arguments.mlp_batch_size,
             max_epochs=arguments.mlp_max_epochs,
-            patience=arguments.mlp_patience,
         ),
         device=arguments.device or default_device(),
         beside=tuple(arguments.beside),
@@ -273,6 +247,16 @@ def default_device() -> str:
         return "cpu"
     return str(torch.accelerator.current_accelerator())
 
+
+COMMANDS: list[tuple[Any, Callable[[Any], object]]] = [
+    (EmbedArguments, run_embed),
+    (BaselineArguments, run_baseline),
+    (ProbeArguments, run_probe),
+    (ReportArguments, run_report),
+    (EfficiencyArguments, run_efficiency),
+    (LanguageArguments, run_language),
+    (StudyArguments, run_study),
+]
 
 __all__ = [
     "main",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dataset_builders.city.recipe import read_recipe as read_city_recipe
 from dataset_builders.trust import check_recipe_file
 from pipelines.captioning.recipe import read_recipe as read_captioning_recipe
-from pipelines.evaluation.search.prompts import read_prompts
+from pipelines.evaluation.search.zero_shot import read_prompts
 
 from .harness import altered, damaged, inputs, knock
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..embed.pooling import mean_by_region
+from ..embed.tables import mean_by_region
 from ..errors import InputError
 from . import image_text
 from .base import RegionData, View

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dataset_builders.files import digest
 
-from ..embed.pooling import mean_by_region
+from ..embed.tables import mean_by_region
 from ..errors import InputError
 from .base import Provenance, RegionData, View
 from .coca import CoCa

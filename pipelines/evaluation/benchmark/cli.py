@@ -57,7 +57,7 @@ def _transfer(arguments: TransferArguments, device: str) -> Path:
         arguments.within,
         settings,
     )
-    print(f"\nTable: {path}")
+    print(f"Table: {path}")
     return path
 
 

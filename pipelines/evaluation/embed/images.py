@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,13 +35,14 @@ from dataset_builders.schema import VIEWS
 from pipelines.common.encoders import Encoder
 
 from ..errors import InputError
-from .rejects import Reject, write_rejects
 from .tables import (
     METADATA_KEY,
+    Reject,
     earlier_metadata,
     read_metadata,
     rename_training,
     write_embeddings,
+    write_rejects,
 )
 from .trainings import Training
 
@@ -54,14 +55,7 @@ PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp|.*\
 
 @dataclass
 class Part:
-    """Vectors of one chunk of images.
-
-    Attributes:
-        region_ids: Region of each embedded image.
-        vectors: Vector of each embedded image, `(dim,)`.
-        rejects: Images without a vector.
-        seconds: Elapsed time.
-    """
+    """Regions and vectors, `(dim,)`, of one chunk of images, and images without a vector."""
 
     region_ids: list[str] = field(default_factory=list)
     vectors: list[NDArray[np.floating]] = field(default_factory=list)
@@ -69,21 +63,13 @@ class Part:
     seconds: float = 0.0
 
 
-@dataclass
-class Totals:
-    """Sums over all images of a view.
-
-    Attributes:
-        sums: Sums of vectors by region, `(N, dim)`, float64.
-        counts: Number of images by region, `(N,)`.
-        rejects: Images without a vector.
-        seconds: Elapsed time.
-    """
+class Totals(NamedTuple):
+    """Sums of vectors `(N, dim)` and numbers of images `(N,)` by region, of all parts of a view."""
 
     sums: NDArray[np.float64]
     counts: NDArray[np.int64]
-    rejects: list[Reject] = field(default_factory=list)
-    seconds: float = 0.0
+    rejects: list[Reject]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -210,14 +196,7 @@ def embed_parts(
     settings: EmbedSettings,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Write the missing parts of a share.
-
-    Args:
-        encoder: Image encoder.
-        source: Images to embed.
-        parts: Folder of the parts.
-        settings: Streaming settings.
-        share: `(i, n)`: write every n-th part, starting at the i-th.
+    """Write the missing parts of share `(i, n)`: every n-th part, starting at the i-th.
 
     Raises:
         InUseError: Another process is writing one of the parts.
@@ -257,7 +236,8 @@ def _embed_view(
         as pool,
         tqdm(total=total, desc=f"embed {view}", unit="image", mininterval=1.0) as bar,
     ):  # fmt: skip
-        prepared = _Lookahead(rows, pool, encoder, known_regions, settings)
+        depth = 2 * settings.batch_size + settings.num_workers
+        prepared = _prepare(rows, pool, encoder, known_regions, depth)
         for path in todo.values():
             with locked(path.parent, path.with_suffix(".lock").name, SHARES):
                 part = _embed_chunk(encoder, prepared, view, settings, bar)
@@ -266,51 +246,35 @@ def _embed_view(
 
 def _total(files: Iterable[Path], source: Source, dim: int) -> Totals:
     row_of = {region_id: row for row, region_id in enumerate(source.region_ids)}
-    total = Totals(np.zeros((len(row_of), dim)), np.zeros(len(row_of), np.int64))
+    sums, counts = np.zeros((len(row_of), dim)), np.zeros(len(row_of), np.int64)
+    rejects: list[Reject] = []
+    seconds = 0.0
     for path in files:
-        table, rest = _read_part(path)
+        table = pq.read_table(path)
+        rest = read_metadata(table.schema) or {}
         rows = [row_of[region_id] for region_id in table["region_id"].to_pylist()]
-        total.sums[rows] += table["sum"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
-        total.counts[rows] += table["count"].to_numpy()
-        total.rejects += [Reject(**reject) for reject in rest["rejects"]]
-        total.seconds += rest["seconds"]
-    return total
+        sums[rows] += table["sum"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
+        counts[rows] += table["count"].to_numpy()
+        rejects += [Reject(**reject) for reject in rest["rejects"]]
+        seconds += rest["seconds"]
+    return Totals(sums, counts, rejects, seconds)
 
 
-class _Lookahead:
-    """Stream of rows with their preprocessed tensors, computed ahead by threads.
-
-    Holds at most two batches plus one row per thread.
-    """
-
-    def __init__(
-        self,
-        rows: Iterator[Row],
-        pool: ThreadPoolExecutor,
-        encoder: Encoder,
-        known_regions: frozenset[str],
-        settings: EmbedSettings,
-    ):
-        self.rows, self.pool, self.encoder = rows, pool, encoder
-        self.known_regions = known_regions
-        self.depth = 2 * settings.batch_size + settings.num_workers
-        self.pending: deque[tuple[Row, Future[torch.Tensor]]] = deque()
-
-    def take(self, n: int) -> Iterator[tuple[Row, Future[torch.Tensor]]]:
-        """Return the next n rows, or fewer at the end of the stream."""
-        for _ in range(n):
-            self._fill()
-            if not self.pending:
-                return
-            yield self.pending.popleft()
-
-    def _fill(self) -> None:
-        for row in islice(self.rows, self.depth - len(self.pending)):
-            light = {name: value for name, value in row.items() if name != "image"}
-            self.pending.append((light, self.pool.submit(self._prepare, row)))
-
-    def _prepare(self, row: Row) -> torch.Tensor:
-        return self.encoder.prepare(decode_row(row, self.known_regions))
+def _prepare(
+    rows: Iterable[Row],
+    pool: ThreadPoolExecutor,
+    encoder: Encoder,
+    known_regions: frozenset[str],
+    depth: int,
+) -> Iterator[tuple[Row, Future[torch.Tensor]]]:
+    """Rows with their preprocessed tensors, of which at most `depth` are computed ahead."""
+    pending: deque[tuple[Row, Future[torch.Tensor]]] = deque()
+    for row in rows:
+        future = pool.submit(lambda one: encoder.prepare(decode_row(one, known_regions)), row)
+        pending.append(({**row, "image": None}, future))
+        if len(pending) == depth:
+            yield pending.popleft()
+    yield from pending
 
 
 def decode_row(row: Row, known_regions: frozenset[str]) -> Image.Image:
@@ -327,39 +291,35 @@ def decode_row(row: Row, known_regions: frozenset[str]) -> Image.Image:
 
 
 def _embed_chunk(
-    encoder: Encoder, prepared: _Lookahead, view: str, settings: EmbedSettings, bar: tqdm
+    encoder: Encoder,
+    prepared: Iterator[tuple[Row, Future[torch.Tensor]]],
+    view: str,
+    settings: EmbedSettings,
+    bar: tqdm,
 ) -> Part:
     part = Part()
     start = time.perf_counter()
-    batch: list[tuple[Row, torch.Tensor]] = []
-    for row, future in prepared.take(settings.chunk_size):
-        try:
-            batch.append((row, future.result()))
-        except BadImageError as error:
-            part.rejects.append(Reject(view, str(row["image_id"]), error.reason, str(error)))
+
+    def usable() -> Iterator[tuple[Row, torch.Tensor]]:
+        for row, future in islice(prepared, settings.chunk_size):
+            try:
+                yield row, future.result()
+            except BadImageError as error:
+                part.rejects.append(Reject(view, str(row["image_id"]), error.reason, str(error)))
             bar.update()
-        if len(batch) == settings.batch_size:
-            _add_batch(encoder, batch, view, part)
-            bar.update(len(batch))
-            batch = []
-    if batch:
-        _add_batch(encoder, batch, view, part)
-        bar.update(len(batch))
+
+    images = usable()
+    while batch := list(islice(images, settings.batch_size)):
+        vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
+        for (row, _), vector in zip(batch, vectors, strict=True):
+            if np.isfinite(vector).all():
+                part.region_ids.append(row["region_id"])
+                part.vectors.append(vector)
+            else:
+                detail = "the encoder returned NaN or infinite values"
+                part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
     part.seconds = time.perf_counter() - start
     return part
-
-
-def _add_batch(
-    encoder: Encoder, batch: list[tuple[Row, torch.Tensor]], view: str, part: Part
-) -> None:
-    vectors = encoder.encode(torch.stack([tensor for _, tensor in batch]))
-    for (row, _), vector in zip(batch, vectors, strict=True):
-        if np.isfinite(vector).all():
-            part.region_ids.append(row["region_id"])
-            part.vectors.append(vector)
-        else:
-            detail = "the encoder returned NaN or infinite values"
-            part.rejects.append(Reject(view, str(row["image_id"]), "not_finite", detail))
 
 
 def _write_part(path: Path, part: Part, dim: int) -> None:
@@ -375,11 +335,6 @@ def _write_part(path: Path, part: Part, dim: int) -> None:
     )
     rest = {"seconds": part.seconds, "rejects": [vars(reject) for reject in part.rejects]}
     write_parquet(path, table.replace_schema_metadata({METADATA_KEY: json.dumps(rest)}))
-
-
-def _read_part(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    table = pq.read_table(path)
-    return table, read_metadata(table.schema) or {}
 
 
 def _rejects_path(table: Path) -> Path:

@@ -38,8 +38,7 @@ from dataset_builders.zonal import CellPlane
 
 from ..errors import InputError
 from .raster_files import Cells, EmbeddingRaster, Layout, open_rasters, scales_file
-from .rejects import Reject, write_rejects
-from .tables import earlier_metadata, rename_training, write_embeddings
+from .tables import Reject, earlier_metadata, rename_training, write_embeddings, write_rejects
 from .trainings import Training
 
 ENCODER = "raster"
@@ -97,13 +96,9 @@ class RegionMeans:
 class _Grid:
     """Rasters on one grid, with sums over their cells by region.
 
-    Attributes:
-        rasters: Open rasters.
-        extent: Area of each region in cells of this grid, `(n,)`.
-        inside: Part of `extent` on a raster, `(n,)`.
-        known: Part of `inside` with a vector, `(n,)`.
-        sums: Sums of vectors, weighted by covered fraction, `(n, dim)`.
-        incomplete: Number of cells with values in some bands only.
+    `extent` is the area `(n,)` of each region in cells of this grid, `inside` the part of it on a
+    raster, `known` the part of that with a vector; `sums` of vectors `(n, dim)` are weighted by
+    covered fraction, and `incomplete` counts cells with values in some bands only.
     """
 
     rasters: list[EmbeddingRaster]
@@ -119,45 +114,34 @@ def region_means(
     regions: gpd.GeoDataFrame,
     settings: RasterSettings | None = None,
 ) -> RegionMeans:
-    """Average the vectors of raster cells over regions.
-
-    Args:
-        paths: Files of the city, in order of precedence.
-        regions: Polygons in EPSG:4326, with `region_id`.
-        settings: Settings for reading rasters.
+    """Average the vectors of raster cells over regions; earlier files take precedence.
 
     Raises:
         InputError: A raster is invalid, the rasters are incompatible, a band is empty, or no region
             intersects them.
     """
+    settings = settings or RasterSettings()
     try:
         rasterio = import_rasterio()
     except MissingExtraError as error:
         raise InputError(str(error)) from error
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-        return _region_means(paths, regions, settings or RasterSettings())
-
-
-def _region_means(
-    paths: Sequence[str | Path], regions: gpd.GeoDataFrame, settings: RasterSettings
-) -> RegionMeans:
-    rasters = open_rasters(paths, settings.layout, settings.nodata)
     shapes, names = regions.geometry.to_numpy(), regions["region_id"].to_numpy()
     there = np.flatnonzero(~(shapely.is_missing(shapes) | shapely.is_empty(shapes)))
     grids: list[_Grid] = []
-    for raster in tqdm(rasters, desc="raster", unit="file", disable=len(rasters) == 1):
-        grid = _grid_of(raster, grids, len(shapes))
-        try:
-            pieces, of_piece = CellPlane(raster.dataset, pyproj.CRS(4326)).place(
-                shapes[there], names[there]
-            )
-        except DatasetError as error:
-            raise InputError(str(error)) from error
-        owner = there[of_piece]
-        grid.extent[:] = 0.0
-        np.add.at(grid.extent, owner, shapely.area(pieces))
-        _add_raster(grid, raster, pieces, owner)
-        grid.rasters.append(raster)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        rasters = open_rasters(paths, settings.layout, settings.nodata)
+        for raster in tqdm(rasters, desc="raster", unit="file", disable=len(rasters) == 1):
+            grid = _grid_of(raster, grids, len(shapes))
+            try:
+                plane = CellPlane(raster.dataset, pyproj.CRS(4326))
+                pieces, of_piece = plane.place(shapes[there], names[there])
+            except DatasetError as error:
+                raise InputError(str(error)) from error
+            owner = there[of_piece]
+            grid.extent[:] = 0.0
+            np.add.at(grid.extent, owner, shapely.area(pieces))
+            _add_raster(grid, raster, pieces, owner)
+            grid.rasters.append(raster)
     found = _combine(grids, rasters[0].layout, settings.min_coverage)
     if not np.isfinite(found.vectors).any():
         raise InputError(_no_vector(rasters, regions, found, settings.min_coverage))
@@ -177,16 +161,6 @@ def embed_raster(
     """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
 
     A finished table is kept unless files, regions or settings have changed.
-
-    Args:
-        paths: Files of the city, in order of precedence.
-        regions: Polygons in EPSG:4326, with `region_id`.
-        output: Folder of the city's tables.
-        label: Name of the system.
-        description: Metadata of the dataset: dataset, city, synthetic.
-        settings: Settings for reading rasters.
-        log: Receives progress messages.
-        training: Training metadata to store with the table.
 
     Raises:
         InputError: See [`region_means`].
@@ -243,14 +217,7 @@ def _grid_of(raster: EmbeddingRaster, grids: list[_Grid], n: int) -> _Grid:
 
 
 def _add_raster(grid: _Grid, raster: EmbeddingRaster, pieces: NDArray[Any], owner: Ints) -> None:
-    """Add the cells of a raster that are not valid in an earlier raster of its grid.
-
-    Args:
-        grid: Grid whose sums are updated.
-        raster: Raster to add.
-        pieces: Polygons in cell coordinates, y upwards from the last row.
-        owner: Row index of each polygon's region.
-    """
+    """Add the cells of a raster that are not valid in an earlier raster of its grid."""
     in_band = np.zeros(raster.dim, dtype=bool)
     height, width = raster.dataset.shape
     tree = shapely.STRtree(pieces)
@@ -266,7 +233,7 @@ def _add_raster(grid: _Grid, raster: EmbeddingRaster, pieces: NDArray[Any], owne
         cells = raster.read(left, top, right, bottom)
         in_band |= cells.in_band
         grid.incomplete += cells.incomplete
-        taken = _taken(grid.rasters, raster, left, top, right, bottom)
+        taken = _taken(grid.rasters, raster, (left, top, right, bottom))
         window = (left, height - bottom, right, height - top)
         for chosen in _portions(pieces, np.sort(hit), window):
             _add_cells(grid, raster, cells, taken, pieces[chosen], owner[chosen], window)
@@ -312,14 +279,10 @@ def _add_cells(
 
 
 def _taken(
-    earlier: Sequence[EmbeddingRaster],
-    raster: EmbeddingRaster,
-    left: int,
-    top: int,
-    right: int,
-    bottom: int,
+    earlier: Sequence[EmbeddingRaster], raster: EmbeddingRaster, window: tuple[int, int, int, int]
 ) -> NDArray[np.bool_]:
     """Mask of cells of a window, row by row, that are valid in an earlier raster of the grid."""
+    left, top, right, bottom = window
     taken = np.zeros((bottom - top, right - left), dtype=bool)
     for other in earlier:
         x, y = raster.offset(other) or (0, 0)

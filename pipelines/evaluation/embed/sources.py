@@ -28,19 +28,19 @@ def open_images(dataset_name: str, city: str) -> Source:
     Raises:
         InputError: The dataset, city or column does not exist, or ids are duplicated.
     """
-    check_city(dataset_name, city)
+    about = _describe(dataset_name, city)
     try:
         region_ids = read_table(dataset_name, city, "regions", ["region_id"])["region_id"].tolist()
         num_images = {view: _count(dataset_name, city, view) for view in VIEWS}
-        synthetic = read_metadata(dataset_name, city).synthetic
     except DatasetError as error:
         raise InputError(str(error)) from error
+    fingerprints = (_fingerprint(dataset_name, city, view) for view in VIEWS)
     return Source(
         region_ids=region_ids,
         num_images=num_images,
         open_view=lambda view: iter_images(dataset_name, city, view),
-        fingerprint=digest(city, region_ids, *(_fingerprint(dataset_name, city, v) for v in VIEWS)),
-        description={"dataset": str(dataset_name), "city": city, "synthetic": synthetic},
+        fingerprint=digest(city, region_ids, *fingerprints),
+        description=about,
     )
 
 
@@ -49,23 +49,18 @@ def open_regions(
 ) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
     """Read the regions of a city in the dataset's order, and metadata for tables of their vectors.
 
-    Args:
-        dataset_name: Folder or Hub id of a dataset.
-        city: City of the dataset.
-        shapes: Whether regions must have a geometry.
-
     Raises:
-        InputError: The dataset or city does not exist, or no region has a geometry.
+        InputError: The dataset or city does not exist, or no region has a geometry while `shapes`
+            are required.
     """
-    check_city(dataset_name, city)
+    about = _describe(dataset_name, city)
     try:
         regions = read_regions(dataset_name, city)
-        synthetic = read_metadata(dataset_name, city).synthetic
     except DatasetError as error:
         raise InputError(str(error)) from error
     if shapes and not regions.geometry.notna().any():
         raise InputError(f"The regions of {city!r} have no geometry, which rasters require.")
-    return regions, {"dataset": str(dataset_name), "city": city, "synthetic": synthetic}
+    return regions, about
 
 
 def check_city(dataset_name: str, city: str) -> None:
@@ -76,6 +71,15 @@ def check_city(dataset_name: str, city: str) -> None:
         raise InputError(str(error)) from error
     if city not in cities:
         raise InputError(f"{dataset_name} has no city {city!r}; it has: {', '.join(cities)}.")
+
+
+def _describe(dataset_name: str, city: str) -> dict[str, Any]:
+    check_city(dataset_name, city)
+    try:
+        synthetic = read_metadata(dataset_name, city).synthetic
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    return {"dataset": str(dataset_name), "city": city, "synthetic": synthetic}
 
 
 def _count(dataset_name: str, city: str, view: str) -> int:

@@ -31,6 +31,7 @@ METADATA_KEY = b"urbanln"
 COUNT_COLUMNS = {"street_view": "n_street_views", "satellite": "n_satellite"}
 BOTH = "both"
 COLUMNS = (*VIEWS, BOTH)  # of vectors
+REJECTS = pa.schema([(name, pa.string()) for name in ("table", "item", "reason", "detail")])
 NOT_VECTORS = "{path} is no embedding table ({why}). Create one with `python evaluate.py embed`."
 
 
@@ -213,6 +214,43 @@ def rename_training(path: Path, training: Training | None) -> None:
         write_parquet(path, table)
 
 
+@dataclass(frozen=True)
+class Reject:
+    """Image or region without a vector."""
+
+    table: str
+    item: str
+    reason: str
+    detail: str
+
+
+def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
+    """Write the table of rejects atomically; it may be empty."""
+    table = pa.Table.from_pylist([vars(reject) for reject in rejects], schema=REJECTS)
+    write_parquet(path, table)
+
+
+def mean_by_region(
+    vectors: NDArray[np.float32], region: NDArray[np.int64], num_regions: int
+) -> NDArray[np.float32]:
+    """Mean vector of each region's images.
+
+    Args:
+        vectors: Image vectors, `(M, D)`.
+        region: Row index of each image's region, `(M,)`.
+        num_regions: Number of regions, N.
+
+    Returns:
+        Region vectors, `(N, D)`; NaN for regions without images.
+    """
+    sums = np.zeros((num_regions, vectors.shape[1]), dtype=np.float64)
+    np.add.at(sums, region, vectors)
+    counts = np.bincount(region, minlength=num_regions)[:, None].astype(np.float64)
+    means = np.full_like(sums, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means.astype(np.float32)
+
+
 def _require_unique(region_ids: Sequence[str], where: str, remedy: str) -> None:
     try:
         require_unique([pd.DataFrame({"region_id": region_ids}, dtype=object)], where, remedy)
@@ -231,9 +269,12 @@ def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
 __all__ = [
     "BOTH",
     "EmbeddingTable",
+    "Reject",
     "earlier_metadata",
+    "mean_by_region",
     "read_embeddings",
     "read_metadata",
     "rename_training",
     "write_embeddings",
+    "write_rejects",
 ]

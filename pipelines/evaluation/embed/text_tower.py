@@ -1,6 +1,5 @@
 """Text encoder of an image-text checkpoint."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from transformers import CLIPModel, Siglip2Model, SiglipModel
 from dataset_builders.files import digest
 from dataset_builders.parquet import is_whole, write_parquet
 from modeling_urbanln import UrbanLNSiglipModel, clean_text
+from pipelines.common.encoders.weights import fingerprint
 
 from ..errors import InputError
 
@@ -25,12 +25,6 @@ TOKENIZED_AT_ONCE = 10_000
 class TextTower:
     """Encode texts with a checkpoint's `get_text_features` (projected, not normalised).
 
-    Args:
-        model: Model in eval mode, on its device.
-        tokenizer: Tokenizer of the checkpoint.
-        name: Name in tables.
-        random_init: Whether the weights are randomly initialised.
-
     Attributes:
         max_length: Maximum number of tokens per text; longer texts are truncated.
         logit_scale: Scale of cosine similarities, `exp` of the checkpoint's parameter.
@@ -38,12 +32,8 @@ class TextTower:
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, random_init: bool = False):
-        self.model, self.tokenizer, self.name, self.random_init = (
-            model,
-            tokenizer,
-            name,
-            random_init,
-        )
+        self.model, self.tokenizer = model, tokenizer
+        self.name, self.random_init = name, random_init
         text_config = getattr(model.config, "text_config", model.config)
         positions = getattr(text_config, "max_position_embeddings", tokenizer.model_max_length)
         self.max_length = int(min(tokenizer.model_max_length, positions))
@@ -51,7 +41,9 @@ class TextTower:
         self.logit_scale = (
             float(model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 1.0
         )
-        self.fingerprint = _fingerprint(model, tokenizer, self.max_length)
+        weights = {k: v for k, v in model.state_dict().items() if not k.startswith(IMAGE_SIDE)}
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        self.fingerprint = fingerprint(digest(vocabulary, self.max_length), weights)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
@@ -117,14 +109,6 @@ def load_text_tower(
 ) -> TextTower:
     """Load the text encoder of a checkpoint, or initialise its architecture randomly.
 
-    Args:
-        model_name_or_path: Hub id or folder: UrbanLN, CLIP, or another model of transformers with
-            `get_text_features`.
-        random_init: Initialise randomly instead of loading weights.
-        seed: Seed of the initialisation, which equals that of `load_model_encoder`.
-        device: Device of the model.
-        trust_remote_code: Allow code from the checkpoint.
-
     Raises:
         InputError: The checkpoint does not exist, has no text encoder, or lacks weights.
     """
@@ -179,17 +163,6 @@ def cached_vectors(
         write_parquet(path, pa.table({"vector": column}))
     column = pq.read_table(path)["vector"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(texts), -1)
-
-
-def _fingerprint(model: Any, tokenizer: Any, max_length: int) -> str:
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    sha = hashlib.sha256(digest(vocabulary, max_length).encode())
-    for key, value in sorted(model.state_dict().items()):
-        if not key.startswith(IMAGE_SIDE):
-            sha.update(key.encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            sha.update(flat.view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]
 
 
 __all__ = ["TextTower", "cached_vectors", "load_text_tower"]

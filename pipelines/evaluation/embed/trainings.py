@@ -55,10 +55,6 @@ def training_of(metadata: Mapping[str, Any]) -> Training | None:
 def parse_training(text: str | None, **defaults: Any) -> Training | None:
     """Parse the JSON of `--training`.
 
-    Args:
-        text: JSON object with the fields of [`Training`].
-        defaults: Default values of fields.
-
     Raises:
         InputError: Invalid JSON, an unknown field, or no group.
     """
@@ -77,9 +73,6 @@ def parse_training(text: str | None, **defaults: Any) -> Training | None:
 
 def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that labels, groups and seeds identify the systems of a run.
-
-    Args:
-        systems: Metadata of the embedding tables by label.
 
     Raises:
         InputError: Two tables are the same training, or a group has the label of another table.
@@ -105,15 +98,11 @@ def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def members(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Map each system to the labels of its trainings, ordered by seed.
-
-    Args:
-        systems: Metadata of the embedding tables by label; tables without a group are their own.
-    """
+    """Map each system to the labels of its trainings, ordered by seed."""
+    known = {label: training_of(metadata) or Training(label) for label, metadata in systems.items()}
     found: dict[str, list[str]] = {}
-    for label in sorted(systems, key=lambda label: (_seed(systems[label]), label)):
-        training = training_of(systems[label])
-        found.setdefault(training.group if training else label, []).append(label)
+    for label in sorted(known, key=lambda label: (known[label].seed, label)):
+        found.setdefault(known[label].group, []).append(label)
     return found
 
 
@@ -121,11 +110,6 @@ def groups(labels: Iterable[str], systems: Mapping[str, Mapping[str, Any]]) -> d
     """Map labels to their systems; labels without a table (controls) map to themselves."""
     known = {label: group for group, own in members(systems).items() for label in own}
     return {label: known.get(label, label) for label in labels}
-
-
-def _seed(metadata: Mapping[str, Any]) -> int:
-    training = training_of(metadata)
-    return training.seed if training else 0
 
 
 __all__ = [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
-from .tasks import Array, Fit, Task
+from .splits import Array, Fit, Task
 
 NEIGHBOURS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 LEAVES = (4, 16)  # per tree
@@ -33,11 +33,7 @@ def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
 
 
 def fit_coordinates(xy: NDArray[np.float64], tasks: Sequence[Task]) -> list[Fit]:
-    """k-nearest-neighbour regression on coordinates; k is chosen on the validation set.
-
-    Args:
-        xy: `(N, 2)` positions of the regions in local metres.
-        tasks: Tasks, see [`Task`].
+    """k-nearest-neighbour regression on `(N, 2)` coordinates; k is chosen on the validation set.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameter `k`.
@@ -51,11 +47,6 @@ def fit_boosting(
     """Gradient-boosted regression trees; their size and number are chosen on the validation set.
 
     Scikit-learn's `HistGradientBoostingRegressor` with a learning rate of 0.1.
-
-    Args:
-        X: `(N, D)` features.
-        tasks: Tasks, see [`Task`].
-        leaves: Grid of the maximum number of leaves per tree.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameters `leaves` and `trees`.

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from dataset_builders.errors import SplitError
 from dataset_builders.files import digest
 
+from ..embed.poi import poi_columns
 from ..errors import InputError
 from ..urban_regression.metrics import regression_metrics
-from .city import Target
+from .city import City, Target
 from .controls import (
     LEAVES,
     MAX_TREES,
@@ -30,10 +31,9 @@ from .controls import (
 )
 from .models import MLPSettings, RidgeSettings, fit_mlp, fit_ridge
 from .predictions import write_predictions
-from .results import ResultRow, ResultStore, code_revision, row_key
-from .splits import FRACTIONS, Split, Splitter
+from .results import FORMAT_VERSION, ResultRow, ResultStore, code_revision, row_key
+from .splits import FRACTIONS, SPLIT_RULE, Fit, Geography, Split, Splitter, Task
 from .systems import System
-from .tasks import Fit, Task
 
 PROBE_SEED_STEP = 1000
 FEW_REGIONS, SEEDS, SEEDS_OF_FEW = 1000, 5, 10
@@ -70,14 +70,9 @@ class ProbeSettings:
     controls: tuple[str, ...] = ()
 
     def for_regions(self, num_regions: int) -> "ProbeSettings":
-        """Copy with the default number of splits if none is set."""
-        seeds = default_seeds(num_regions) if self.seeds is None else self.seeds
-        return replace(self, seeds=seeds)
-
-
-def default_seeds(num_regions: int) -> int:
-    """Default number of splits; scores of few regions vary more between splits."""
-    return SEEDS_OF_FEW if num_regions < FEW_REGIONS else SEEDS
+        """Copy with the default number of splits if none is set, higher for few regions."""
+        default = SEEDS_OF_FEW if num_regions < FEW_REGIONS else SEEDS
+        return replace(self, seeds=default if self.seeds is None else self.seeds)
 
 
 @dataclass(frozen=True)
@@ -116,6 +111,34 @@ class Cell:
     task: Task
 
 
+def hash_table(
+    city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
+) -> str:
+    """Hash of everything that comparable rows share: regions, labels, splits and probe settings.
+
+    Includes the POI counts, which are the features of a control.
+    """
+    regions = city.regions.iloc[kept]
+    stored = {
+        name: city.regions[name].astype(object).where(city.regions[name].notna(), None).tolist()
+        for name in ("split_random", "split_block")
+        if name in city.regions
+    }
+    labels = {target.name: [target.unit, target.transform] for target in city.targets}
+    return digest(
+        FORMAT_VERSION,
+        city.name,
+        regions["region_id"].tolist(),
+        stored,
+        labels,
+        *(target.y[kept].tobytes() for target in city.targets),
+        city.numbers(poi_columns(regions))[kept].tobytes(),
+        [place.block_m, place.buffer_m, SPLIT_RULE] if np.isfinite(place.block_m) else [],
+        asdict(settings.mlp),
+        asdict(settings.ridge),
+    )
+
+
 def compute(
     comparison: Comparison,
     cells: Sequence[Cell],
@@ -124,13 +147,6 @@ def compute(
     progress: Callable[..., Any] = tqdm,
 ) -> None:
     """Compute the cells without a row and append their rows.
-
-    Args:
-        comparison: Systems to compare.
-        cells: Indicators and splits, from [`make_cells`].
-        store: Store of the rows; predictions are written next to its file.
-        settings: Probe settings.
-        progress: Progress bar that wraps the iteration over batches of cells.
 
     Raises:
         InputError: A probe is unknown.
@@ -146,8 +162,31 @@ def compute(
     for system, probe_name, batch in progress(
         batches, desc=f"probe {comparison.city}", unit="batch"
     ):
-        fields = {**shared, **_system_fields(system, probe_name, settings)}
-        _run_batch(store, system, probe_name, batch, fields, comparison.region_ids, settings)
+        own = {
+            **shared,
+            "system": system.name,
+            "beside": system.beside,
+            "view": system.view,
+            "probe": probe_name,
+            "embedding_hash": system.hash,
+            "uses": list(system.uses),
+            "config_hash": _config_hash(probe_name, settings),
+        }
+        fields = [{**own, **_cell_fields(cell)} for cell in batch]
+        missing = [i for i, values in enumerate(fields) if row_key(values) not in store.keys]
+        if not missing:
+            continue
+        tasks = [batch[i].task for i in missing]
+        start = time.perf_counter()
+        fits = _fit(system.features, probe_name, tasks, settings)
+        seconds = (time.perf_counter() - start) / len(missing)
+        rows = [
+            _row(fields[i], task, fit, seconds)
+            for i, task, fit in zip(missing, tasks, fits, strict=True)
+        ]
+        # predictions first, so that every stored row has predictions
+        write_predictions(store.path.parent, comparison.region_ids, rows, tasks, fits)
+        store.append(rows)
 
 
 def _batches(
@@ -166,32 +205,6 @@ def _batches(
                     batch = [cell for cell in batch if cell.probe_seed < PROBE_SEED_STEP]
                 if batch:
                     yield system, probe_name, batch
-
-
-def _run_batch(
-    store: ResultStore,
-    system: System,
-    probe_name: str,
-    cells: Sequence[Cell],
-    shared: Mapping[str, Any],
-    region_ids: NDArray[np.object_],
-    settings: ProbeSettings,
-) -> None:
-    fields = [{**shared, **_cell_fields(cell)} for cell in cells]
-    missing = [i for i, values in enumerate(fields) if row_key(values) not in store.keys]
-    if not missing:
-        return
-    tasks = [cells[i].task for i in missing]
-    start = time.perf_counter()
-    fits = _fit(system.features, probe_name, tasks, settings)
-    seconds = (time.perf_counter() - start) / len(missing)
-    rows = [
-        _row(fields[i], task, fit, seconds)
-        for i, task, fit in zip(missing, tasks, fits, strict=True)
-    ]
-    # predictions first, so that every stored row has predictions
-    write_predictions(store.path.parent, region_ids, rows, tasks, fits)
-    store.append(rows)
 
 
 def _fit(
@@ -216,13 +229,7 @@ def _fit(
 def make_cells(
     targets: Sequence[Target], splitters: Mapping[str, Splitter], settings: ProbeSettings
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """Cells that can be computed, and the skipped ones with their reason.
-
-    Args:
-        targets: Target indicators, with one value per region of the splits.
-        splitters: Protocol to splitter.
-        settings: Probe settings with the numbers of seeds.
-    """
+    """Cells that can be computed, and the skipped ones with their reason."""
     cells, skipped = [], []
     for protocol, splitter in splitters.items():
         for seed in range(settings.seeds or 0):
@@ -259,12 +266,8 @@ def leaking_cells(systems: Sequence[System], cells: Sequence[Cell]) -> list[dict
 
 def skip(indicator: str, protocol: str, split_seed: int, reason: str) -> dict[str, Any]:
     """Record of a cell that is not computed."""
-    return {
-        "indicator": indicator,
-        "protocol": protocol,
-        "split_seed": split_seed,
-        "reason": reason,
-    }
+    record = {"indicator": indicator, "protocol": protocol, "split_seed": split_seed}
+    return {**record, "reason": reason}
 
 
 def _make_task(y: NDArray[np.float64], split: Split) -> Task:
@@ -288,18 +291,6 @@ def _why_not(task: Task) -> str | None:
 
 
 # ---- rows ---------------------------------------------------------------------------------------
-
-
-def _system_fields(system: System, probe_name: str, settings: ProbeSettings) -> dict[str, Any]:
-    return {
-        "system": system.name,
-        "beside": system.beside,
-        "view": system.view,
-        "probe": probe_name,
-        "embedding_hash": system.hash,
-        "uses": list(system.uses),
-        "config_hash": _config_hash(probe_name, settings),
-    }
 
 
 def _config_hash(probe_name: str, settings: ProbeSettings) -> str:
@@ -337,7 +328,7 @@ __all__ = [
     "Comparison",
     "ProbeSettings",
     "compute",
-    "default_seeds",
+    "hash_table",
     "leaking_cells",
     "make_cells",
     "skip",

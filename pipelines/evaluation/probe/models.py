@@ -1,6 +1,6 @@
 """MLP and ridge probes on frozen embeddings, batched over seeds and indicators."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from .tasks import Array, Fit, Task
+from .splits import Array, Fit, Task
 
 HIDDEN_SIZES = (256,)
 MAX_MODELS = 32  # trained in parallel; more exceed a CPU's cache
@@ -60,17 +60,11 @@ class RidgeSettings:
 def fit_mlp(
     X: Array, tasks: Sequence[Task], settings: MLPSettings | None = None, device: str = "cpu"
 ) -> list[Fit]:
-    """Train an MLP for every task and grid point; hyper-parameters are chosen on validation.
+    """Train an MLP on `(N, D)` embeddings for every task and grid point, chosen on validation.
 
     Tasks with the same training rows and seed, such as the indicators of one split, share batches
     and are trained in one computation, each with its own early stopping. The result of a task does
     not depend on the other tasks.
-
-    Args:
-        X: `(N, D)` embeddings, finite.
-        tasks: Tasks with at least one training and one validation row each.
-        settings: Grid and training settings.
-        device: Torch device.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameters `lr`, `wd` and `epochs`.
@@ -78,7 +72,9 @@ def fit_mlp(
     settings = settings or MLPSettings()
     vectors = torch.as_tensor(X, dtype=torch.float32, device=device)
     fits: dict[int, Fit] = {}
-    for members in _of_one_stack(tasks, max(1, MAX_MODELS // len(settings.weight_decays))):
+    limit = max(1, MAX_MODELS // len(settings.weight_decays))
+    groups = _grouped(tasks, lambda task: task.seed)
+    for members in (own[i : i + limit] for own in groups for i in range(0, len(own), limit)):
         shared = [tasks[i] for i in members]
         points = [
             fitted
@@ -90,15 +86,13 @@ def fit_mlp(
     return [fits[index] for index in range(len(tasks))]
 
 
-def _of_one_stack(tasks: Sequence[Task], limit: int) -> Iterator[list[int]]:
-    """Indices of tasks that share batches, in groups of at most `limit`."""
-    groups: dict[tuple[bytes, bytes, int], list[int]] = {}
+def _grouped(tasks: Sequence[Task], key: Callable[[Task], Any]) -> Iterable[list[int]]:
+    """Indices of the tasks that share training rows and a key."""
+    groups: dict[Any, list[int]] = {}
     for index, task in enumerate(tasks):
-        key = (task.fit_rows.tobytes(), task.train.tobytes(), task.seed)
-        groups.setdefault(key, []).append(index)
-    for members in groups.values():
-        for start in range(0, len(members), limit):
-            yield members[start : start + limit]
+        shared = task.fit_rows.tobytes(), task.train.tobytes(), key(task)
+        groups.setdefault(shared, []).append(index)
+    return groups.values()
 
 
 def num_batches(n: int, batch_size: int) -> int:
@@ -161,7 +155,8 @@ class _MLPStack:
         y = np.stack([task.y for task in self.tasks], axis=1)
         train = y[self.tasks[0].train]
         self.y_mean = train.mean(0)
-        self.y_scale = np.array([_safe_scale(one.std()) for one in train.T])
+        deviations = np.array([one.std() for one in train.T])
+        self.y_scale = np.where(deviations > 1e-12, deviations, 1.0)
         standard = torch.as_tensor((y - self.y_mean) / self.y_scale, dtype=torch.float32)
         self.y = standard.to(self.device).repeat(1, len(self.settings.weight_decays))  # (N, M)
 
@@ -298,23 +293,14 @@ def fit_ridge(
     Tasks with the same training rows share one eigendecomposition for all alphas and targets.
     Equivalent to scikit-learn's `Ridge` on standardised inputs.
 
-    Args:
-        X: `(N, D)` embeddings, finite.
-        tasks: Tasks with at least one training and one validation row each.
-        settings: Grid of alphas.
-        device: Torch device; computed in float64, on the CPU if the device is MPS.
-
     Returns:
         One `Fit` per task, in order, with the hyper-parameter `alpha`.
     """
     settings = settings or RidgeSettings()
     device = "cpu" if device == "mps" else device
     vectors = torch.as_tensor(X, dtype=torch.float64, device=device)
-    groups: dict[tuple[bytes, bytes], list[int]] = {}
-    for index, task in enumerate(tasks):
-        groups.setdefault((task.fit_rows.tobytes(), task.train.tobytes()), []).append(index)
     fits: dict[int, Fit] = {}
-    for members in groups.values():
+    for members in _grouped(tasks, lambda task: None):
         shared = [tasks[i] for i in members]
         fits.update(zip(members, _fit_ridge_group(vectors, shared, settings.alphas), strict=True))
     return [fits[index] for index in range(len(tasks))]
@@ -362,10 +348,6 @@ def _ridge_coefficients(X: torch.Tensor, Y: torch.Tensor, alphas: Sequence[float
     projected = Q.T @ (Y if n < dim else X.T @ Y)
     basis = X.T @ Q if n < dim else Q
     return basis @ (shrink[:, :, None] * projected)
-
-
-def _safe_scale(scale: float) -> float:
-    return float(scale) if scale > 1e-12 else 1.0
 
 
 __all__ = [

@@ -16,8 +16,8 @@ from dataset_builders.parquet import is_whole, write_parquet
 
 from ..errors import InputError
 from .results import KEY, ResultRow
+from .splits import Fit, Task
 from .systems import CONTROL_NAMES, COORDINATES, joint_hash, joint_name
-from .tasks import Fit, Task
 
 NO_RESULTS = "No results in {}. Run `python evaluate.py probe` first."
 SUMMARY_FILE, RESULTS_FILE, REGIONS_FILE = "probe.json", "results.jsonl", "regions.parquet"
@@ -36,22 +36,13 @@ def write_predictions(
     tasks: Sequence[Task],
     fits: Sequence[Fit],
 ) -> None:
-    """Write the test and validation predictions of a batch of rows, one file each.
-
-    Args:
-        output: Results folder of the city.
-        region_ids: `(N,)` ids of the regions indexed by the tasks.
-        rows: Result rows, one per task.
-        tasks: Tasks, see [`Task`].
-        fits: Fits, one per task.
-    """
-    name = digest([row.key for row in rows])
-    tested = [(task.test, fit.predictions) for task, fit in zip(tasks, fits, strict=True)]
-    _write(output / PREDICTIONS_FOLDER / f"{name}.parquet", region_ids, rows, tasks, tested)
-    validated = [
-        (task.validation, fit.validation_predictions) for task, fit in zip(tasks, fits, strict=True)
-    ]
-    _write(output / VALIDATION_FOLDER / f"{name}.parquet", region_ids, rows, tasks, validated)
+    """Write the test and validation predictions of a batch of rows, one file each."""
+    name = f"{digest([row.key for row in rows])}.parquet"
+    pairs = list(zip(tasks, fits, strict=True))
+    tested = [(task.test, fit.predictions) for task, fit in pairs]
+    validated = [(task.validation, fit.validation_predictions) for task, fit in pairs]
+    for folder, parts in ((PREDICTIONS_FOLDER, tested), (VALIDATION_FOLDER, validated)):
+        _write(output / folder / name, region_ids, rows, tasks, parts)
 
 
 def _write(
@@ -123,10 +114,6 @@ def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
 def current_predictions(folder: Path, part: str) -> pd.DataFrame:
     """Predictions comparable with the latest run of `probe`, with the block of each region.
 
-    Args:
-        folder: Results folder of one city.
-        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
-
     Returns:
         Table of [`read_predictions`] with the column `block_id`.
 
@@ -168,11 +155,6 @@ def predicted_splits(
     """Predictions comparable with the latest run of `probe`, per indicator and split.
 
     Text columns are read as dictionary columns, for tables with millions of predictions.
-
-    Args:
-        folder: Results folder of one city.
-        protocol: Protocol of the splits.
-        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
 
     Raises:
         InputError: There are no results, or the systems of a split have different regions.

@@ -15,6 +15,7 @@ from dataset_builders.files import append, atomic_path, set_aside, signed, verif
 from ..errors import InputError
 
 PACKAGE = "urbanln"
+QUIET: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600}
 CITY, CITY_ENCODER = "city", "city-encoder"  # transfer protocols
 JOINT = "+"  # separator of source cities
 TRANSFER_FILE, EFFICIENCY_FILE = "transfer.csv", "efficiency.json"
@@ -169,7 +170,14 @@ def read_rows(path: Path) -> Iterator[ResultRow]:
             if not line.endswith("\n"):
                 return
             values = _values(line)
-            _check_version(path, values)
+            # rows of version 1 lack the field
+            found = values.get("format_version", 1) if values else FORMAT_VERSION
+            if found != FORMAT_VERSION:
+                raise InputError(
+                    f"{path} holds rows of format {found}, which are not comparable with the "
+                    f"format {FORMAT_VERSION} of this version. Give another --output_dir, or "
+                    "remove the file."
+                )
             if not values:
                 raise InputError(
                     f"{path}, line {number} is not a result row. Run `python evaluate.py probe` "
@@ -189,35 +197,20 @@ def _values(line: str | bytes) -> dict[str, Any]:
     return values if is_row else {}
 
 
-def _check_version(path: Path, values: dict[str, Any]) -> None:
-    # rows of version 1 lack the field
-    found = values.get("format_version", 1) if values else FORMAT_VERSION
-    if found != FORMAT_VERSION:
-        raise InputError(
-            f"{path} holds rows of format {found}, which are not comparable with the format "
-            f"{FORMAT_VERSION} of this version. Give another --output_dir, or remove the file."
-        )
-
-
 NAMES = {field.name for field in fields(ResultRow)}
 
 
 @lru_cache
 def code_revision() -> str:
     """Commit of the code, with "+changed" for uncommitted changes, or the package version."""
-    folder = Path(__file__).resolve().parent
-
-    def git(*command: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, text=True, timeout=600
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
+    path = Path(__file__).resolve()
+    git = ["git", "-C", str(path.parent)]
+    describe = ["describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changed"]
     try:
-        if git("ls-files", Path(__file__).name):  # otherwise installed inside another repository
-            changed = git("status", "--porcelain", "--untracked-files=no", ".")
-            return git("rev-parse", "--short=12", "HEAD") + ("+changed" if changed else "")
-    except (OSError, subprocess.TimeoutExpired):
+        # otherwise installed inside another repository
+        subprocess.run([*git, "ls-files", "--error-unmatch", path.name], check=True, **QUIET)
+        return subprocess.run([*git, *describe], check=True, **QUIET).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         pass
     try:
         return version(PACKAGE)

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset_builders.errors import SplitError
-from dataset_builders.files import atomic_path, digest, read_json, write_state
+from dataset_builders.files import atomic_path, read_json, write_state
 
-from ..embed.poi import poi_columns
 from ..embed.tables import EmbeddingTable
 from .city import City
-from .loop import Comparison, ProbeSettings, compute, leaking_cells, make_cells
+from .loop import Comparison, ProbeSettings, compute, hash_table, leaking_cells, make_cells
 from .predictions import (
     BLOCK_COLUMN,
     REGIONS_FILE,
@@ -29,12 +27,10 @@ from .predictions import (
     unpredicted,
 )
 from .reach import measure_reach
-from .results import FORMAT_VERSION, ResultStore, code_revision, read_rows
+from .results import ResultStore, code_revision, read_rows
 from .splits import (
-    SPLIT_RULE,
     STORED_SEED,
     CityRegions,
-    Geography,
     block_ids,
     geography,
     splitter_within,
@@ -62,13 +58,6 @@ def probe(
 
     Also writes test and validation predictions in Parquet; `regions.parquet` with geometries and
     labels; and `probe.json` with excluded regions, skipped cells and coverage of the embeddings.
-
-    Args:
-        city: City with regions and indicators.
-        tables: Embedding tables of the systems.
-        output: Results folder of the city.
-        settings: Evaluation settings.
-        progress: Progress bar that wraps the iteration over batches of cells.
 
     Returns:
         Path of results.jsonl.
@@ -102,7 +91,13 @@ def probe(
     skipped += leaking_cells(systems, cells)
     store = ResultStore(output / RESULTS_FILE)  # raises on rows of another format first
     store.drop(unpredicted(output, read_rows(store.path)))
-    _write_regions(output / REGIONS_FILE, city, comparison.targets, kept, place)
+    regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]].assign(
+        **{target.name: target.y for target in comparison.targets},
+        **{BLOCK_COLUMN: block_ids(place)[kept]},
+    )
+    with atomic_path(output / REGIONS_FILE) as temporary:
+        regions.to_parquet(temporary, write_page_checksum=True)
+    placed = bool(np.isfinite(place.block_m))
     summary = {
         "city": city.name,
         "dataset_name": city.dataset_name,
@@ -123,7 +118,10 @@ def probe(
             for one in systems  # the last view of each
             if one.name in settings.beside
         },
-        **_describe_place(city, kept, place),
+        "block_m": place.block_m if placed else None,
+        "buffer_m": place.buffer_m if placed else None,
+        "stored_neighbours": stored_neighbours(city.regions, place),
+        "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
     }
     write_state(output / SUMMARY_FILE, _with_earlier(output / SUMMARY_FILE, summary))
     compute(comparison, cells, store, settings, progress)
@@ -136,45 +134,6 @@ def compared_regions(output: Path) -> str:
     line = f"Compared: {regions['compared']:,} of {regions['all']:,} regions"
     dropped = "; ".join(f"{n:,} {reason}" for reason, n in regions["dropped"].items())
     return f"{line}. Left out: {dropped}." if dropped else f"{line}."
-
-
-def hash_table(
-    city: City, kept: NDArray[np.int64], place: Geography, settings: ProbeSettings
-) -> str:
-    """Hash of everything that comparable rows share: regions, labels, splits and probe settings.
-
-    Includes the POI counts, which are the features of a control.
-    """
-    regions = city.regions.iloc[kept]
-    stored = {
-        name: city.regions[name].astype(object).where(city.regions[name].notna(), None).tolist()
-        for name in ("split_random", "split_block")
-        if name in city.regions
-    }
-    labels = {target.name: [target.unit, target.transform] for target in city.targets}
-    return digest(
-        FORMAT_VERSION,
-        city.name,
-        regions["region_id"].tolist(),
-        stored,
-        labels,
-        *(target.y[kept].tobytes() for target in city.targets),
-        city.numbers(poi_columns(regions))[kept].tobytes(),
-        [place.block_m, place.buffer_m, SPLIT_RULE] if np.isfinite(place.block_m) else [],
-        asdict(settings.mlp),
-        asdict(settings.ridge),
-    )
-
-
-def _write_regions(
-    path: Path, city: City, targets: Sequence[Any], kept: NDArray[np.int64], place: Geography
-) -> None:
-    regions = city.regions.iloc[kept][["region_id", "lon", "lat", "geometry"]]
-    labels = {target.name: target.y for target in targets}
-    with atomic_path(path) as temporary:
-        regions.assign(**labels, **{BLOCK_COLUMN: block_ids(place)[kept]}).to_parquet(
-            temporary, write_page_checksum=True
-        )
 
 
 def _describe(
@@ -203,16 +162,6 @@ def _describe(
     return found
 
 
-def _describe_place(city: City, kept: NDArray[np.int64], place: Geography) -> dict[str, Any]:
-    placed = bool(np.isfinite(place.block_m))
-    return {
-        "block_m": place.block_m if placed else None,
-        "buffer_m": place.buffer_m if placed else None,
-        "stored_neighbours": stored_neighbours(city.regions, place),
-        "without_coordinates": int((~np.isfinite(place.xy[kept]).all(1)).sum()),
-    }
-
-
 def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """Merge the systems of earlier comparable runs into the summary."""
     earlier = read_json(path) or {}
@@ -225,4 +174,4 @@ def _with_earlier(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return {**summary, **merged, "skipped": [*earlier["skipped"], *new]}
 
 
-__all__ = ["ProbeSettings", "compared_regions", "hash_table", "probe"]
+__all__ = ["ProbeSettings", "compared_regions", "probe"]

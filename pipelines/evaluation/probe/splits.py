@@ -1,4 +1,4 @@
-"""Training, validation and test splits for every protocol and split seed.
+"""Training, validation and test splits for every protocol and split seed, and the tasks of probes.
 
 Random, block and city splits share the interface [`Splitter`]. Splits are drawn over all regions of
 a city by `dataset_builders.splits`, so they do not depend on the systems compared. Seed 0 is the
@@ -26,7 +26,9 @@ from dataset_builders.splits import (
 )
 
 from ..errors import InputError
-from .tasks import Indices
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 PROTOCOLS = {"random": "interpolation", "block": "new district"}
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -119,6 +121,44 @@ class Split(NamedTuple):
         for part, rows in self._asdict().items():
             parts[rows] = part
         return parts
+
+
+@dataclass(frozen=True)
+class Task:
+    """One indicator under one split and one probe seed.
+
+    Attributes:
+        y: `(N,)` targets on the transformed scale; NaN where missing.
+        fit_rows: Rows of all training regions, labelled or not, used to standardise the inputs.
+        train: Rows of the labelled training regions.
+        validation: Rows of the labelled validation regions.
+        test: Rows of the labelled test regions.
+        seed: Seed of initial weights and batch order.
+    """
+
+    y: Array
+    fit_rows: Indices
+    train: Indices
+    validation: Indices
+    test: Indices
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of a probe on one task, for the chosen hyper-parameters, on the scale of `Task.y`.
+
+    Attributes:
+        predictions: `(n_test,)` test predictions.
+        validation_mse: Mean squared error on the validation set.
+        hyperparameters: Hyper-parameters chosen on the validation set.
+        validation_predictions: `(n_validation,)` validation predictions.
+    """
+
+    predictions: Array
+    validation_mse: float
+    hyperparameters: dict[str, float]
+    validation_predictions: Array
 
 
 class Splitter(Protocol):
@@ -250,13 +290,16 @@ __all__ = [
     "PROTOCOLS",
     "SPLIT_RULE",
     "STORED_SEED",
+    "Array",
     "BlockSplitter",
     "CityRegions",
     "CitySplitter",
+    "Fit",
     "Geography",
     "RandomSplitter",
     "Split",
     "Splitter",
+    "Task",
     "block_ids",
     "geography",
     "splitter_within",

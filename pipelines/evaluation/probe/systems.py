@@ -117,11 +117,6 @@ def views_of(
 ) -> dict[str, list[str]]:
     """Views of each system to evaluate, by label.
 
-    Args:
-        tables: Embedding tables of the systems.
-        wanted: Requested views, of `VIEW_CHOICES`; None for all.
-        controls: Additional controls.
-
     Raises:
         InputError: There is no table, a label or training is duplicated, a label is the name of a
             control, or a table has none of the views.
@@ -171,13 +166,6 @@ def check_beside(
 ) -> None:
     """Validate the inputs that systems are to be combined with.
 
-    Args:
-        beside: Labels of tables or names of controls.
-        city: City with its regions.
-        tables: Embedding tables of the systems.
-        controls: Additional controls.
-        probes: Requested probes.
-
     Raises:
         InputError: A name is unknown, duplicated, that of the only table, or one of several
             trainings of a system; there are no POI counts; or the ridge probe was not requested.
@@ -224,12 +212,6 @@ def common_regions(
     needed: Collection[str] = (),
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Rows of the regions with embeddings of all systems and views; others counted by reason.
-
-    Args:
-        city: City with its regions.
-        tables: Embedding tables of the systems.
-        views: Views per label, from [`views_of`].
-        needed: Controls that must be defined for every region, of `poi_counts` and `geoclip`.
 
     Raises:
         InputError: No region is left.
@@ -286,24 +268,31 @@ def make_systems(
     gain over `coordinates` is the information in the embeddings beyond location.
     `<other>+<label>` combines the system with another table or control, see [`System.next_to`]; of
     a table with several views, the last one is used.
-
-    Args:
-        city: City with its regions.
-        tables: Embedding tables of the systems.
-        views: Views per label, from [`views_of`].
-        kept: Rows of the city's regions that are compared.
-        place: Geography of all regions.
-        probes: Requested probes; controls with a probe of their own are always included.
-        beside: Labels and names checked by [`check_beside`].
-        controls: Additional controls, of `EXTRA_CONTROLS`.
     """
     ridge = tuple(probe for probe in probes if probe == JOINT_PROBE)
     mean = System("mean", NO_VIEW, "", ("mean",), (np.zeros((len(kept), 0)),))
     places = _coordinates(place.xy[kept], ridge) if place.complete(kept) else []
     counts = _poi_controls(city, kept)
-    for_ridge = [_for_ridge(one, ridge) for one in counts] if POI_COUNTS in beside else []
+    for_ridge = [  # raw counts are too skewed for a linear probe
+        replace(one, probes=ridge, blocks=(np.log1p(one.features),))
+        for one in counts
+        if POI_COUNTS in beside
+    ]
     own = [_geoclip(city, kept, tuple(probes))] if GEOCLIP in controls else []
-    own += _table_systems(city, tables, views, kept, tuple(probes))
+    wanted = city.regions["region_id"].to_numpy()[kept]
+    own += [
+        System(
+            name=table.label,
+            view=view,
+            hash=table.hash,
+            probes=tuple(probes),
+            blocks=(vectors_of(table, view, wanted),),
+            uses=tuple(table.uses),
+            inputs=tuple(table.inputs),
+        )
+        for table in tables
+        for view in views[table.label]
+    ]
     by_name = {system.name: system for system in own}  # the last view of each
     others = [*places[-1:], *for_ridge, *(by_name[name] for name in beside if name in by_name)]
     joint = [one.next_to(other) for other in others for one in own if one.name != other.name]
@@ -317,29 +306,6 @@ def _coordinates(xy: NDArray[np.float64], ridge: tuple[str, ...]) -> list[System
     return [
         System(COORDINATES, NO_VIEW, "", probes, (X,), (COORDINATES,))
         for probes, X in blocks.items()
-    ]
-
-
-def _table_systems(
-    city: City,
-    tables: Sequence[EmbeddingTable],
-    views: Mapping[str, Sequence[str]],
-    kept: NDArray[np.int64],
-    probes: tuple[str, ...],
-) -> list[System]:
-    wanted = city.regions["region_id"].to_numpy()[kept]
-    return [
-        System(
-            name=table.label,
-            view=view,
-            hash=table.hash,
-            probes=probes,
-            blocks=(vectors_of(table, view, wanted),),
-            uses=tuple(table.uses),
-            inputs=tuple(table.inputs),
-        )
-        for table in tables
-        for view in views[table.label]
     ]
 
 
@@ -386,20 +352,12 @@ def _poi_controls(city: City, kept: NDArray[np.int64]) -> list[System]:
     ]
 
 
-def _for_ridge(counts: System, probes: tuple[str, ...]) -> System:
-    """POI control with log counts, since raw counts are too skewed for a linear probe."""
-    return replace(counts, probes=probes, blocks=(np.log1p(counts.features),))
-
-
 def left_out_inputs(city: City) -> dict[str, list[str]]:
     """Indicator to POI columns excluded from its control."""
     columns = poi_columns(city.regions)
-    found = {}
-    for target in city.targets:
-        own = without(columns, target.name)
-        if own and len(own) < len(columns):
-            found[target.name] = [column for column in columns if column not in own]
-    return found
+    kept = {target.name: without(columns, target.name) for target in city.targets}
+    lost = {name: [one for one in columns if one not in own] for name, own in kept.items() if own}
+    return {name: own for name, own in lost.items() if own}
 
 
 __all__ = [

@@ -12,7 +12,7 @@ Two protocols:
 in the source. Several sources are joined by "+".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,15 @@ from ..embed.tables import EmbeddingTable, read_embeddings
 from ..embed.trainings import groups
 from ..errors import InputError
 from .city import City, Target, open_city
-from .loop import Comparison, ProbeSettings, compute, make_cells, skip
+from .loop import Comparison, ProbeSettings, compute, hash_table, make_cells, skip
 from .predictions import RESULTS_FILE
 from .results import CITY, CITY_ENCODER, JOINT, TRANSFER_FILE, ResultRow, ResultStore, read_rows
-from .run import hash_table
 from .splits import CityRegions, CitySplitter, RandomSplitter, geography, splitter_within
 from .systems import NO_VIEW, System, common_regions, vectors_of, views_of
 
 SKIPPED_FILE = "transfer_skipped.json"
 SCORES = ("r2", "rmse", "mae", "spearman", "label_sd_test", "n_test")
 CELL = ["protocol", "within", "source", "target", "group", "system", "view", "probe", "indicator"]
-TITLES = {
-    CITY_ENCODER: "Encoder trained in the source, probe in the target",
-    CITY: "Encoder and probe trained in the source",
-}
 
 
 @dataclass(frozen=True)
@@ -79,13 +74,6 @@ def transfer_encoder(
 ) -> Transfer:
     """Evaluate encoders trained in another city (protocol `city-encoder`).
 
-    Args:
-        source_city: City in which the encoders were trained.
-        target: Target city, with the embeddings of these encoders.
-        output: Results folder; existing rows are not recomputed.
-        settings: Evaluation settings; `protocols` is ignored.
-        within: Split protocol in the target city, `random` or `block`.
-
     Raises:
         InputError: No view or region is left, or a setting is unknown.
     """
@@ -120,12 +108,6 @@ def transfer_probe(
     part of each source's random split is used for validation, a different fifth per split seed, and
     the other regions for training. Labels of the target are used for scoring only. The control is
     the mean of the sources' labels.
-
-    Args:
-        sources: Source cities, at least one, with embeddings of the same encoders as the target.
-        target: Target city.
-        output: Results folder; existing rows are not recomputed.
-        settings: Evaluation settings; `protocols` is ignored.
 
     Raises:
         InputError: The target is among the sources, encoders differ between cities, or an indicator
@@ -259,26 +241,6 @@ def _labels(
 # ---- transfer matrix ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SourceTables:
-    """Embeddings of several cities by encoders trained in one source (cities joined by "+")."""
-
-    name: str
-    cities: dict[str, CityTables]
-
-    @property
-    def members(self) -> list[str]:
-        """Cities of the source."""
-        return self.name.split(JOINT)
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """Label of a table to the system it is a training of."""
-        tables = [table for city in self.cities.values() for table in city.tables]
-        metadata = {table.label: table.metadata for table in tables}
-        return groups(metadata, metadata)
-
-
 def transfer_matrix(
     embeddings: Path,
     dataset_name: str,
@@ -287,7 +249,6 @@ def transfer_matrix(
     targets: Sequence[str] | None = None,
     within: str = "random",
     settings: ProbeSettings | None = None,
-    echo: Callable[[str], None] = print,
 ) -> Path:
     """Evaluate the transfer from every source to every target.
 
@@ -303,7 +264,6 @@ def transfer_matrix(
         targets: Target cities; all with embeddings by default.
         within: Split protocol of the target for `city-encoder`.
         settings: Evaluation settings.
-        echo: Callback for the matrices of R2.
 
     Returns:
         Path of transfer.csv.
@@ -313,28 +273,32 @@ def transfer_matrix(
     """
     settings = settings or ProbeSettings()
     rows, skipped = [], []
-    for source in read_sources(embeddings, dataset_name, sources):
-        for name in _targets(source, targets):
-            with locked(output / name):
-                parts = list(_carry(source, name, output / name, within, settings))
+    for source, cities in read_sources(embeddings, dataset_name, sources).items():
+        metadata = {table.label: table.metadata for one in cities.values() for table in one.tables}
+        group_of = groups(metadata, metadata)
+        members = source.split(JOINT)
+        for target in _targets(source, cities, targets):
+            folder = output / target
+            with locked(folder):
+                parts = [transfer_encoder(source, cities[target], folder, settings, within)]
+                if target not in members and set(members) <= set(cities):
+                    own = [cities[name] for name in members]
+                    parts.append(transfer_probe(own, cities[target], folder, settings))
             for part in parts:
-                rows += [_cell(row, source, within) for row in part.rows]
-                skipped += [{"source": source.name, "target": name, **one} for one in part.skipped]
+                rows += [_cell(row, source, group_of, within) for row in part.rows]
+                skipped += [{"source": source, "target": target, **one} for one in part.skipped]
     if not rows:
         raise InputError(f"Nothing in {embeddings} could be scored; see {output / SKIPPED_FILE}.")
-    table = summarise(rows)
     path = output / TRANSFER_FILE
-    write_csv(path, table)
+    write_csv(path, summarise(rows))
     write_json(output / SKIPPED_FILE, skipped)
-    for text in matrices(table):
-        echo(text)
     return path
 
 
 def read_sources(
     embeddings: Path, dataset_name: str, wanted: Sequence[str] | None = None
-) -> list[SourceTables]:
-    """Read the embedding tables of each source.
+) -> dict[str, dict[str, CityTables]]:
+    """Read the embedding tables, by source (cities joined by "+") and city.
 
     Raises:
         InputError: There are no tables, or none of a given source.
@@ -354,50 +318,36 @@ def read_sources(
             raise InputError(f"--sources: no vectors of {name!r}; there are: {', '.join(found)}.")
     names = {city for source in found.values() for city in source}
     cities = {name: open_city(dataset_name, name) for name in sorted(names)}
-    return [
-        SourceTables(
-            source,
-            {
-                city: CityTables(cities[city], [read_embeddings(path) for path in paths])
-                for city, paths in by_city.items()
-            },
-        )
+    return {
+        source: {
+            city: CityTables(cities[city], [read_embeddings(path) for path in paths])
+            for city, paths in by_city.items()
+        }
         for source, by_city in found.items()
         if wanted is None or source in wanted
-    ]
+    }
 
 
-def _targets(source: SourceTables, wanted: Sequence[str] | None) -> list[str]:
+def _targets(
+    source: str, cities: Mapping[str, CityTables], wanted: Sequence[str] | None
+) -> list[str]:
     for name in wanted or ():
-        if name not in source.cities:
+        if name not in cities:
             raise InputError(
-                f"--targets: {source.name} has no vectors of {name!r}, only of "
-                f"{', '.join(source.cities)}."
+                f"--targets: {source} has no vectors of {name!r}, only of {', '.join(cities)}."
             )
-    return [name for name in source.cities if wanted is None or name in wanted]
+    return [name for name in cities if wanted is None or name in wanted]
 
 
-def _carry(
-    source: SourceTables, target: str, output: Path, within: str, settings: ProbeSettings
-) -> list[Transfer]:
-    known = source.cities
-    parts = [transfer_encoder(source.name, known[target], output, settings, within)]
-    members = [known[name] for name in source.members if name in known]
-    if target not in source.members and len(members) == len(source.members):
-        parts.append(transfer_probe(members, known[target], output, settings))
-    return parts
-
-
-# ---- summary ------------------------------------------------------------------------------------
-
-
-def _cell(row: ResultRow, source: SourceTables, within: str) -> dict[str, object]:
+def _cell(
+    row: ResultRow, source: str, group_of: Mapping[str, str], within: str
+) -> dict[str, object]:
     return {
         "protocol": row.protocol,
         "within": within if row.protocol == CITY_ENCODER else "",
-        "source": source.name,
+        "source": source,
         "target": row.city,
-        "group": source.groups.get(row.system, row.system),
+        "group": group_of.get(row.system, row.system),
         "synthetic": row.synthetic,
         **{name: getattr(row, name) for name in ("system", "view", "probe", "indicator", *SCORES)},
     }
@@ -412,33 +362,9 @@ def summarise(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
     return table.reset_index()
 
 
-def matrices(table: pd.DataFrame) -> list[str]:
-    """Markdown matrices of mean R2, sources by targets, per protocol and system."""
-    texts = []
-    mark = " (synthetic)" if table["synthetic"].any() else ""
-    seen = table[table["view"] != NO_VIEW]
-    for (protocol, system, view, probe), part in seen.groupby(
-        ["protocol", "system", "view", "probe"], sort=True
-    ):
-        wide = part.pivot_table(index="source", columns="target", values="r2", aggfunc="mean")
-        title = f"{TITLES[str(protocol)]}{mark}: {system}, {view}, {probe}"
-        lines = [
-            f"\n{title}, mean R² over indicators\n",
-            f"| trained in | {' | '.join(wide.columns)} |",
-            "|---|" + "---:|" * len(wide.columns),
-        ]
-        for source, values in wide.iterrows():
-            cells = ["–" if pd.isna(value) else f"{value:.3f}" for value in values]
-            lines.append(f"| {source} | {' | '.join(cells)} |")
-        texts.append("\n".join(lines))
-    return texts
-
-
 __all__ = [
     "CityTables",
-    "SourceTables",
     "Transfer",
-    "matrices",
     "read_sources",
     "summarise",
     "transfer_encoder",

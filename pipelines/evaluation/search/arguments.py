@@ -78,9 +78,6 @@ class RetrieveArguments(_CityArguments):
 
     view: Literal["satellite", "street_view"] = argument("satellite", "View of the images.")
     query: str | None = argument(None, "Search regions by this text instead of measuring.")
-    captions: Literal["own", "all"] = argument(
-        "own", "own: the caption of each image; all: all kept captions in the table of captions."
-    )
     top: int = argument(10, "Number of regions that a query returns.")
     num_workers: int | None = argument(None, "Image decoding threads. Default: as embed.")
 

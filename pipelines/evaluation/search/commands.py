@@ -29,8 +29,13 @@ def run(arguments: LanguageArguments, device: str) -> Path:
 
 def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
     """Run `evaluate.py embed_captions` and return the path of the embedding table."""
-    from ..embed.captions import TFIDF_LABEL, TOWER_LABEL, embed_text_tower, embed_tfidf
-    from ..embed.region_captions import read_captions
+    from ..embed.captions import (
+        TFIDF_LABEL,
+        TOWER_LABEL,
+        embed_text_tower,
+        embed_tfidf,
+        read_captions,
+    )
 
     captions = read_captions(arguments.dataset_name, arguments.city)
     output = Path(arguments.output_dir) / arguments.city
@@ -49,19 +54,16 @@ def run_embed_captions(arguments: EmbedCaptionsArguments, device: str) -> Path:
 
 def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
     """Run `evaluate.py retrieve`, print results and return the path of the JSON or HTML file."""
-    from .gallery import all_captions, open_gallery, own_captions
     from .page import write_search
-    from .retrieval import measure, metrics_table, search_regions
+    from .retrieval import measure, metrics_table, open_gallery, own_captions, search_regions
 
     encoder, tower, label = _towers(arguments, device)
     output = Path(arguments.output_dir) / arguments.city
     dataset, city, view = arguments.dataset_name, arguments.city, arguments.view
     gallery = open_gallery(encoder, dataset, city, view, output, label, _streaming(arguments))
     if arguments.query is None:
-        name = label if arguments.captions == "own" else f"{label}-all-captions"
-        pairs = own_captions(gallery) if arguments.captions == "own" else all_captions(gallery)
-        print(metrics_table(measure(gallery, pairs, tower, output, name)))
-        return output / f"retrieval-{view}-{name}.json"
+        print(metrics_table(measure(gallery, own_captions(gallery), tower, output, label)))
+        return output / f"retrieval-{view}-{label}.json"
     hits = search_regions(arguments.query, gallery, tower.encode, arguments.top)
     for rank, hit in enumerate(hits, start=1):
         print(f"{rank:4d}  {hit.score:.4f}  {hit.region_id}  ({hit.image_id})")
@@ -72,8 +74,7 @@ def run_retrieve(arguments: RetrieveArguments, device: str) -> Path:
 
 def run_zero_shot(arguments: ZeroShotArguments, device: str) -> Path:
     """Run `evaluate.py zero_shot`, print results and return the path of the embedding table."""
-    from .prompts import DEFAULT_PROMPTS, read_prompts
-    from .zero_shot import agreement_table, zero_shot
+    from .zero_shot import DEFAULT_PROMPTS, agreement_table, read_prompts, zero_shot
 
     prompts = read_prompts(Path(arguments.prompts) if arguments.prompts else DEFAULT_PROMPTS)
     city = open_city(arguments.dataset_name, arguments.city)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 
 BLOCK_KEYS = 16_384
 BLOCK_QUERIES = 256
@@ -103,13 +104,7 @@ def owned_keys(vectors: Floats, owners: Ints) -> tuple[Keys, Ints]:
 
 
 def top_k(queries: Floats, keys: Keys, k: int, block_keys: int = BLOCK_KEYS) -> tuple[Floats, Ints]:
-    """Find the k nearest owners of each query, in descending order of score.
-
-    Args:
-        queries: L2-normalised query vectors, `(Q, D)`.
-        keys: Keys of R owners.
-        k: Number of owners.
-        block_keys: Keys compared at a time.
+    """Find the k nearest owners of each `(Q, D)` query, in descending order of score.
 
     Returns:
         Scores and owner numbers, `(Q, min(k, R))` each; ties are sorted by owner number.
@@ -157,13 +152,6 @@ def first_hits(
     Ties (within rounding) are resolved against the relevant owner, so that a collapsed encoder
     scores worst.
 
-    Args:
-        queries: L2-normalised query vectors, `(Q, D)`.
-        keys: Keys of R owners.
-        relevance: Relevance of owners to queries.
-        block_keys: Keys compared at a time.
-        block_queries: Queries compared at a time.
-
     Raises:
         ValueError: A query has no relevant owner.
     """
@@ -201,10 +189,7 @@ def chance_recall(right: Ints, total: int, k: int) -> float:
         total: Number of owners.
         k: Number of retrieved owners.
     """
-    miss = np.ones(len(right))
-    for drawn in range(min(k, total)):
-        miss *= np.clip(total - right - drawn, 0, None) / (total - drawn)
-    return float((1 - miss).mean())
+    return float(1 - hypergeom.pmf(0, total, right, min(k, total)).mean())
 
 
 def unit(vectors: NDArray[np.floating]) -> Floats:

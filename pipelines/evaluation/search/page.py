@@ -23,8 +23,7 @@ from dataset_builders.storage import iter_images, read_regions
 from pipelines.common.csv_files import write_csv
 from pipelines.common.pages import page_environment
 
-from .gallery import Gallery
-from .retrieval import Hit
+from .retrieval import Gallery, Hit
 
 PICTURE_SIDE = 360  # pixels, at most
 SLUG_LENGTH = 48
@@ -32,12 +31,6 @@ SLUG_LENGTH = 48
 
 def write_search(query: str, hits: Sequence[Hit], gallery: Gallery, output: Path) -> list[Path]:
     """Write `<output>/<words of the query>-<hash>.csv`, `.geojson` and `.html`.
-
-    Args:
-        query: Query text.
-        hits: Regions found, nearest first.
-        gallery: Searched images.
-        output: Folder of the files.
 
     Returns:
         Paths of the three files.

@@ -1,9 +1,10 @@
 """Image-text retrieval metrics, and search of regions by text.
 
-The score of a region is the maximum over its images.
+Vectors of single images are cached in `<output>/images/<view>/<label>.parquet`, computed by the
+resumable embedding loop of regions. The score of a region is the maximum over its images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dataset_builders.captions import plain_text
-from dataset_builders.files import atomic_path, write_json
+from dataset_builders.captions import clean_caption, plain_text
+from dataset_builders.errors import DatasetError
+from dataset_builders.files import atomic_path, digest, write_json
+from dataset_builders.schema import VIEWS
+from dataset_builders.storage import read_table
+from pipelines.common.encoders import Encoder
 
+from ..embed.images import EmbedSettings, Row, Source, embed
+from ..embed.sources import open_images
+from ..embed.tables import read_embeddings
 from ..embed.text_tower import TextTower, cached_vectors
 from ..errors import InputError
-from .gallery import Gallery, Pairs
 from .nearest import (
     Keys,
     Relevance,
@@ -35,6 +42,102 @@ DIRECTIONS = {
     "text_to_image": "text → image",
     "text_to_region": "text → region",
 }
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Embedded images of one view of a city.
+
+    Attributes:
+        image_ids: Image ids, `(N,)`.
+        region_ids: Region id of each image, `(N,)`.
+        captions: Caption of each image or None, `(N,)`.
+        vectors: L2-normalised image embeddings, `(N, D)`, float32.
+        view: View of the images.
+        description: Metadata: dataset, city, synthetic, encoder.
+        without_vector: Number of skipped images: undecodable or in no region.
+    """
+
+    image_ids: list[str]
+    region_ids: list[str]
+    captions: list[str | None]
+    vectors: NDArray[np.float32]
+    view: str
+    description: Mapping[str, Any]
+    without_vector: int = 0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Text-image pairs.
+
+    Attributes:
+        texts: Texts, `(M,)`.
+        image: Row index of each text's image in the gallery, `(M,)`.
+    """
+
+    texts: list[str]
+    image: NDArray[np.int64]
+
+
+def open_gallery(
+    encoder: Encoder,
+    dataset_name: str,
+    city: str,
+    view: str,
+    output: Path,
+    label: str,
+    settings: EmbedSettings | None = None,
+) -> Gallery:
+    """Embed every image of a view, or read the cached embeddings.
+
+    Raises:
+        InputError: The dataset, city or view does not exist, or no image could be embedded.
+    """
+    regional = open_images(dataset_name, city)
+    if not regional.num_images.get(view):
+        have = [name for name in VIEWS if regional.num_images[name]]
+        raise InputError(f"{city!r} has no {view} images; it has: {', '.join(have) or 'none'}.")
+    try:
+        table = read_table(dataset_name, city, view, ["image_id", "region_id", "caption"])
+    except DatasetError as error:
+        raise InputError(str(error)) from error
+    table = table[table["region_id"].isin(set(regional.region_ids))]
+    table = table.drop_duplicates("image_id").sort_values(["region_id", "image_id"])
+    wanted = frozenset(table["image_id"])
+
+    def rows(name: str) -> Iterator[Row]:
+        """Rows with the image id as region id, to get one vector per image."""
+        for row in regional.open_view(name):
+            yield {**row, "region_id": row["image_id"] if row["image_id"] in wanted else None}
+
+    single = Source(
+        region_ids=table["image_id"].tolist(),
+        num_images={name: regional.num_images[name] if name == view else 0 for name in VIEWS},
+        open_view=rows,
+        fingerprint=digest("images", view, regional.fingerprint),
+        description=regional.description,
+    )
+    path = embed(encoder, single, output / "images" / view, label, settings)
+    vectors = read_embeddings(path).vectors[view]
+    known = np.isfinite(vectors).all(1)
+    table = table.iloc[np.flatnonzero(known)]
+    texts = (clean_caption(c) if isinstance(c, str) else None for c in table["caption"])
+    return Gallery(
+        table["image_id"].tolist(),
+        table["region_id"].tolist(),
+        list(texts),
+        unit(vectors[known]),
+        view,
+        {**regional.description, "encoder": encoder.name},
+        regional.num_images[view] - int(known.sum()),
+    )
+
+
+def own_captions(gallery: Gallery) -> Pairs:
+    """Caption of each captioned image."""
+    rows = [row for row, caption in enumerate(gallery.captions) if caption]
+    return Pairs([str(gallery.captions[row]) for row in rows], np.array(rows, np.int64))
 
 
 @dataclass(frozen=True)
@@ -124,13 +227,6 @@ def measure(
 ) -> dict[str, Any]:
     """Measure retrieval between images and captions; write `retrieval-<view>-<name>.json` and .md.
 
-    Args:
-        gallery: Embedded images; those without a caption are ignored.
-        pairs: Captions, from [`own_captions`] or [`all_captions`].
-        tower: Text encoder of the same checkpoint.
-        output: Folder of the city's files.
-        name: Name of the model and caption set.
-
     Returns:
         Content of the JSON file.
 
@@ -195,12 +291,6 @@ def search_regions(
 ) -> list[Hit]:
     """Find the regions nearest to a text, nearest first.
 
-    Args:
-        query: Query text.
-        gallery: Embedded images.
-        encode: Text encoder of the same checkpoint; returns `(n, D)`.
-        top: Number of regions.
-
     Raises:
         InputError: The query is empty.
     """
@@ -223,9 +313,13 @@ def search_regions(
 __all__ = [
     "DIRECTIONS",
     "KS",
+    "Gallery",
     "Hit",
+    "Pairs",
     "measure",
     "metrics_table",
+    "open_gallery",
+    "own_captions",
     "retrieval_metrics",
     "search_regions",
 ]

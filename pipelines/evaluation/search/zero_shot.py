@@ -16,18 +16,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from dataset_builders.errors import DatasetError
 from dataset_builders.files import atomic_path, digest, write_json
 from dataset_builders.schema import VIEWS
+from dataset_builders.yaml_records import Record, make_record, read_yaml
 from pipelines.common.csv_files import write_csv
 
 from ..analysis.bootstrap import draw_blocks
 from ..embed.tables import EmbeddingTable, write_embeddings
 from ..errors import InputError
-from ..probe.city import City, Target
+from ..probe.city import City
 from ..probe.splits import block_ids, geography
 from .nearest import unit
-from .prompts import Prompts
 
+DEFAULT_PROMPTS = Path(__file__).resolve().parents[3] / "configs" / "zero_shot" / "prompts.yaml"
 PERMUTATIONS = REPLICATES = 1000
 LEVEL = 0.95
 LIMITS = (
@@ -40,34 +42,77 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Rank correlation of a score and an indicator.
+class Attribute:
+    """Attribute with two or more classes.
 
     Attributes:
-        view: View of the images.
-        score: Name of the score, `<attribute>.<class>`.
-        indicator: Name of the indicator.
-        n: Number of regions with both values.
-        spearman: Spearman rank correlation.
-        null_low: Lower bound of the 95 % interval under permuted labels.
-        null_high: Upper bound of the same interval.
-        p_value: Two-sided permutation p-value.
-        low: Lower bound of the 95 % block bootstrap interval; None if there is only one block.
-        high: Upper bound of the same interval.
-        blocks: Number of blocks in the bootstrap.
+        name: Name of the attribute.
+        classes: Phrases that describe each class.
+        indicators: For each indicator, the class whose score should increase with it.
     """
 
-    view: str
-    score: str
-    indicator: str
-    n: int
-    spearman: float
-    null_low: float
-    null_high: float
-    p_value: float
-    low: float | None
-    high: float | None
-    blocks: int
+    name: str
+    classes: Mapping[str, Sequence[str]]
+    indicators: Mapping[str, str]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the scores, `<attribute>.<class>`."""
+        return [f"{self.name}.{name}" for name in self.classes]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Attributes, and prompt templates by view."""
+
+    templates: Mapping[str, Sequence[str]]
+    attributes: Sequence[Attribute]
+
+    def sentences(self, view: str, phrases: Sequence[str]) -> list[str]:
+        """Fill each template of a view with each phrase."""
+        return [form.replace("{}", phrase) for form in self.templates[view] for phrase in phrases]
+
+
+class _AttributePrompts(Record):
+    classes: dict[str, list[str]]
+    indicators: dict[str, str] | None = None
+
+
+class _PromptFile(Record):
+    templates: dict[str, list[str]]
+    attributes: dict[str, _AttributePrompts]
+
+
+def read_prompts(path: Path = DEFAULT_PROMPTS) -> Prompts:
+    """Read a file like `configs/zero_shot/prompts.yaml`.
+
+    Raises:
+        InputError: The file does not exist or has the wrong structure.
+    """
+    try:
+        content = make_record(_PromptFile, read_yaml(path))
+    except DatasetError as error:
+        raise InputError(f"No prompts in {path} (--prompts): {error}") from error
+    faults = []
+    if set(content.templates) != set(VIEWS):
+        faults.append(f"`templates` needs {' and '.join(VIEWS)}")
+    for view, forms in content.templates.items():
+        if not forms or any(form.count("{}") != 1 for form in forms):
+            faults.append(f"`templates.{view}` needs texts with one {{}}, got {forms!r}")
+    for name, one in content.attributes.items():
+        if len(one.classes) < 2 or not all(one.classes.values()):
+            faults.append(f"`{name}.classes` needs two or more lists of phrases")
+        if unknown := sorted(set((one.indicators or {}).values()) - set(one.classes)):
+            faults.append(f"`{name}.indicators` names {unknown}, not in {list(one.classes)}")
+    if faults or not content.attributes:
+        raise InputError(
+            f"Invalid prompts in {path}: {'; '.join(faults) or '`attributes` is empty'}. "
+            "See configs/zero_shot/prompts.yaml."
+        )
+    attributes = [
+        Attribute(k, v.classes, v.indicators or {}) for k, v in content.attributes.items()
+    ]
+    return Prompts(content.templates, attributes)
 
 
 def score_view(
@@ -77,14 +122,9 @@ def score_view(
     encode: Callable[[Sequence[str]], NDArray[np.float32]],
     logit_scale: float,
 ) -> NDArray[np.float32]:
-    """Zero-shot scores of regions, `(N, number of classes of all attributes)`.
+    """Zero-shot scores `(N, number of classes of all attributes)` from `(N, D)` image embeddings.
 
-    Args:
-        vectors: Mean image embeddings, `(N, D)`; NaN for regions without images, as their scores.
-        view: View of the images.
-        prompts: Attributes and templates.
-        encode: Text encoder of the same checkpoint; returns `(n, D)`.
-        logit_scale: Scale of the cosine similarities before the softmax.
+    Regions without images, whose embeddings are NaN, have NaN scores.
     """
     images = unit(vectors)
     parts = []
@@ -103,15 +143,14 @@ def agreements(
     prompts: Prompts,
     city: City,
     seed: int = 0,
-) -> list[Agreement]:
-    """Rank correlations with all indicators that are named in the prompts and known for the city.
+) -> list[dict[str, Any]]:
+    """Rank correlations with the indicators that are named in the prompts and known for a city.
 
-    Args:
-        scores: Scores by view, from [`score_view`].
-        region_ids: Region ids of the rows of scores.
-        prompts: Attributes and their indicators.
-        city: Indicators and locations of regions.
-        seed: Seed of permutations and bootstrap.
+    Returns:
+        `view`, `score` (`<attribute>.<class>`), `indicator`, `n` (regions with both values) and
+        `spearman`; `null_low` and `null_high`, the 95 % interval under permuted labels, and the
+        two-sided `p_value`; `low` and `high`, the 95 % block bootstrap interval (None if there is
+        one block), and the number of `blocks`.
     """
     rows = {region_id: row for row, region_id in enumerate(region_ids)}
     order = np.array([rows.get(region_id, -1) for region_id in city.regions["region_id"]])
@@ -126,34 +165,34 @@ def agreements(
                 column = f"{attribute.name}.{name}"
                 if indicator in targets:
                     score = mine[:, columns.index(column)].astype(np.float64)
-                    one = _agreement(view, column, score, targets[indicator], blocks, seed)
-                    found += [] if one is None else [one]
+                    if own := _agreement(score, targets[indicator].y, blocks, seed):
+                        found.append({"view": view, "score": column, "indicator": indicator, **own})
     return found
 
 
-def _agreement(
-    view: str,
-    column: str,
-    score: Floats,
-    target: Target,
-    blocks: NDArray[np.int64],
-    seed: int,
-) -> Agreement | None:
-    both = np.isfinite(score) & np.isfinite(target.y)
-    x, y = score[both], target.y[both]
+def _agreement(x: Floats, y: Floats, blocks: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Statistics of two variables; empty if they are constant or known for few regions."""
+    both = np.isfinite(x) & np.isfinite(y)
+    x, y = x[both], y[both]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
+        return {}
     rho = spearman(x, y)
     rng = np.random.default_rng(seed)
     ranks_x, ranks_y = _standard_ranks(x), _standard_ranks(y)
     null = np.array([ranks_x @ rng.permutation(ranks_y) for _ in range(PERMUTATIONS)])
     tail = (1 - LEVEL) / 2
-    null_low, null_high = np.quantile(null, [tail, 1 - tail])
-    p_value = (1 + int((np.abs(null) >= abs(rho)).sum())) / (1 + PERMUTATIONS)
+    null_low, null_high = np.quantile(null, [tail, 1 - tail]).tolist()
     low, high = _block_interval(x, y, blocks[both], seed)
-    blocks_drawn = len(np.unique(blocks[both]))
-    interval = (float(null_low), float(null_high), p_value, low, high, blocks_drawn)
-    return Agreement(view, column, target.name, len(x), rho, *interval)
+    return {
+        "n": len(x),
+        "spearman": rho,
+        "null_low": null_low,
+        "null_high": null_high,
+        "p_value": (1 + int((np.abs(null) >= abs(rho)).sum())) / (1 + PERMUTATIONS),
+        "low": low,
+        "high": high,
+        "blocks": len(np.unique(blocks[both])),
+    }
 
 
 def _block_interval(
@@ -199,15 +238,6 @@ def zero_shot(
 
     The Parquet file is an embedding table for `evaluate.py probe`.
 
-    Args:
-        table: Mean image embeddings of the regions.
-        city: Indicators to compare with.
-        prompts: Attributes and templates.
-        encode: Text encoder of the same checkpoint; returns `(n, D)`.
-        logit_scale: Scale of cosine similarities in the checkpoint.
-        output: Folder of the city's files.
-        label: Name of the checkpoint.
-
     Returns:
         Content of the JSON file.
 
@@ -246,7 +276,7 @@ def zero_shot(
         "regions": {view: int(table.has(view).sum()) for view in views},
         "columns": columns,
         "limits": LIMITS,
-        "agreement": [asdict(one) for one in agreements(scores, table.region_ids, prompts, city)],
+        "agreement": agreements(scores, table.region_ids, prompts, city),
     }
     write_json(path.with_suffix(".json"), found)
     with atomic_path(path.with_suffix(".md")) as temporary:
@@ -272,4 +302,14 @@ def agreement_table(found: Mapping[str, Any]) -> str:
     return f"{synthetic}{found['model']} on {found['city']}, zero-shot.\n\n{body}\n\n{LIMITS}"
 
 
-__all__ = ["Agreement", "agreement_table", "agreements", "score_view", "spearman", "zero_shot"]
+__all__ = [
+    "DEFAULT_PROMPTS",
+    "Attribute",
+    "Prompts",
+    "agreement_table",
+    "agreements",
+    "read_prompts",
+    "score_view",
+    "spearman",
+    "zero_shot",
+]

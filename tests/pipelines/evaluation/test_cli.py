@@ -1,31 +1,41 @@
+import shutil
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from pipelines.evaluation.arguments import parse_arguments
 from pipelines.evaluation.cli import main
+from pipelines.evaluation.embed.sources import open_images
 from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.probe.city import open_city
 from tests.pipelines.evaluation.toy import CITY
-from tests.processes import run_python
 
-EMBED = ["embed", "--dataset_name", "d", "--city", "c", "--output_dir", "o"]
-PROBE = ["probe", "--embeddings", "e", *EMBED[1:]]
+WHERE = ["--dataset_name", "d", "--city", "c", "--output_dir", "o"]
+MODEL = ["--model_name_or_path", "m"]
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["embeds"], "Unknown command 'embeds'; known are embed, baseline, "),
-        (EMBED[:-2], "--output_dir is missing"),
-        (EMBED, "(?s)Give either --encoder or.*got neither.*  colour_texture +colour, gradient"),
-        ([*EMBED, "--encoder", "colour_texture", "--model_name_or_path", "m"], "got both"),
-        ([*EMBED, "--model_name_or_path", "m", "--label", "a/b"], "--label must be made of"),
-        ([*EMBED, "--model_name_or_path", "m", "--batch_size", "0"], "at least 1, got 0"),
-        ([*EMBED, "--model_name", "m"], "argument '--model_name'.*mean 'model_name_or_path'"),
-        (["probe", *EMBED[1:]], "--embeddings is missing"),
-        ([*PROBE, "--protocols", "city"], "--protocols takes some of random, block"),
-        ([*PROBE, "--views", "satellite", "satellite"], "each once"),
-        ([*PROBE, "--mlp_learning_rates", "-1"], "0 or more"),
-        ([*PROBE, "--seeds", "many"], "--seeds: invalid int value"),
+        (["embed", *WHERE[:-2]], "--output_dir is missing"),
+        (["embed", *WHERE], "(?s)Give either --encoder or.*got neither.*  colour_texture +colour"),
+        (["embed", *WHERE, *MODEL, "--encoder", "e"], "got both"),
+        (["embed", *WHERE, *MODEL, "--label", "a/b"], "--label must be made of"),
+        (["embed", *WHERE, *MODEL, "--batch_size", "0"], "--batch_size .* at least 1, got 0"),
+        (["embed", *WHERE, "--model_name", "m"], "'--model_name'.*mean 'model_name_or_path'"),
+        (["embed", *WHERE, *MODEL, "--raster", "a.tif"], "--encoder raster and --raster FILES"),
+        (["embed", *WHERE, "--encoder", "geoclip", "--shard", "1/2"], "encoder geoclip has none"),
+        (["embed_captions", *WHERE, *MODEL], "TF-IDF has no model"),
+        (["embed_captions", *WHERE, "--encoder", "text_tower"], "--model_name_or_path is missing"),
+        (["probe", *WHERE], "--embeddings is missing"),
+        (["probe", "--embeddings", "e", *WHERE, "--protocols", "city"], "some of random, block"),
+        (["probe", "--embeddings", "e", *WHERE, "--views", "both", "both"], "each once"),
+        (["probe", "--embeddings", "e", *WHERE, "--controls", "x"], r"some of geoclip.* \['x'\]"),
+        (["probe", "--embeddings", "e", *WHERE, "--seeds", "many"], "--seeds: invalid int"),
+        (["transfer", *WHERE[:2], *WHERE[4:]], "--embeddings is missing"),
     ],
 )
 def test_invalid_arguments_raise(argv, message):
@@ -33,30 +43,29 @@ def test_invalid_arguments_raise(argv, message):
         parse_arguments(argv)
 
 
-@pytest.mark.parametrize("command", ["embed", "probe", "report"])
-def test_help_shows_examples(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    assert f"python evaluate.py {command}" in shown
-    assert "--output_dir" in shown
-    assert "--output-dir" not in shown
+def test_duplicated_shards_raise(toy_dataset, tmp_path, tiny_model_dir, capsys):
+    """Duplicate regions would leak test labels into training."""
 
+    def duplicated(table):
+        dataset = tmp_path / table
+        shutil.copytree(toy_dataset, dataset)
+        shards = dataset / "data" / f"{CITY}-{table}"
+        shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
+        return str(dataset)
 
-def test_the_script_embeds_a_checkpoint(tmp_path, toy_dataset, tiny_model_dir):
-    where = ["--dataset_name", toy_dataset, "--city", CITY, "--output_dir", tmp_path]
-    done = run_python("evaluate.py", "embed", "--model_name_or_path", tiny_model_dir, *where)
-    assert done.returncode == 0, done.stderr
-    table = read_embeddings(tmp_path / CITY / f"{tiny_model_dir.name}.parquet")
-    assert table.metadata["city"] == CITY
-    assert table.metadata["encoder"] == f"{tiny_model_dir.name} (UrbanLNModel)"
-
-
-def test_an_error_is_one_line_with_exit_code_2(toy_dataset, tmp_path, capsys):
-    where = ["--dataset_name", str(toy_dataset), "--city", "nowhere", "--output_dir", str(tmp_path)]
-    assert main(["embed", "--encoder", "colour_texture", *where]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("evaluate.py: ")
-    assert "it has: toytown" in error
-    assert error.count("\n") == 1
+    with pytest.raises(InputError, match=f"{CITY}-satellite': 64 rows repeat the image_id"):
+        open_images(duplicated("satellite"), CITY)
+    where = ["--city", CITY, "--output_dir", str(tmp_path), "--dataset_name"]
+    embed = ["embed", "--model_name_or_path", str(tiny_model_dir), *where]
+    assert main([*embed, str(toy_dataset)]) == 0
+    path = tmp_path / CITY / f"{tiny_model_dir.name}.parquet"
+    assert read_embeddings(path).metadata["encoder"] == f"{path.stem} (UrbanLNModel)"
+    dataset = duplicated("regions")
+    for command in (embed, ["probe", "--embeddings", str(path), *where]):
+        assert main([*command, dataset]) == 2
+        assert "64 rows repeat the region_id" in capsys.readouterr().err
+    assert not (tmp_path / CITY / "results.jsonl").exists()
+    city = open_city(str(toy_dataset), CITY)
+    twice = pd.concat([city.regions, city.regions.iloc[:2]], ignore_index=True)
+    with pytest.raises(InputError, match="2 rows repeat the region_id"):
+        replace(city, regions=twice)

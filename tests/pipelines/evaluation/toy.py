@@ -13,6 +13,7 @@ from dataset_builders.writer import DatasetWriter
 CITY = "toytown"
 CELL = 0.01  # degrees, about a kilometre
 BAD_BYTES = {"street-bad": b"\xff\xd8 no picture", "street-empty": b""}
+WORDS = ("black", "night", "dark", "dim", "dusk", "light", "bright", "white")  # of captions
 INDICATORS = (
     Indicator("population", "people", "count", "Follows the brightness of the images."),
     Indicator("green_share", "share", "share", "Follows their green.", transform="identity"),
@@ -46,11 +47,11 @@ def build_toy(
     synthetic: bool = True,
     geometry: bool = True,
     indicators: tuple[Indicator, ...] = INDICATORS,
+    captions: bool = False,
 ) -> Path:
     """Write a grid of regions; region 0 has no street view, two street views are damaged."""
     fields = latent(side)
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 0.1, len(fields))
+    noise = np.random.default_rng(0).normal(0, 0.1, len(fields))
     labels = {
         "population": np.expm1(2 + 4 * fields[:, 0] + noise),
         "green_share": fields[:, 1],
@@ -58,55 +59,35 @@ def build_toy(
         "same": np.full(len(fields), 7.0),
     }
     labels["population"][3] = np.nan
-    writer = DatasetWriter(
-        folder,
-        DatasetMetadata(
-            "Toy", "Simulated.", "tests", "CC0-1.0", synthetic=synthetic, indicators=indicators
-        ),
-    )
-    ids = [f"r{index:04d}" for index in range(len(fields))]
-    writer.write_shard(CITY, "regions", 0, _regions(ids, side, labels, geometry, indicators))
-    streets = [
-        {
-            "image": {"bytes": picture(fields[index], 10 * index + k, 48), "path": None},
-            "image_id": f"street-{index}-{k}",
-            "region_id": ids[index],
-        }
-        for index in range(1, len(ids))
-        for k in range(street_views)
-    ]
-    streets += [
-        {"image": {"bytes": data, "path": None}, "image_id": name, "region_id": ids[1]}
-        for name, data in BAD_BYTES.items()
-    ]
-    stray = {"bytes": picture(fields[0], 1), "path": None}
-    streets.append({"image": stray, "image_id": "street-stray", "region_id": "elsewhere"})
+    about = {"synthetic": synthetic, "indicators": indicators}
+    writer = DatasetWriter(folder, DatasetMetadata("Toy", "Simulated.", "t", "CC0-1.0", **about))
+    regions, streets, satellite = [], [], []
+    for index, values in enumerate(fields):
+        row, column = divmod(index, side)
+        west, south = 10 + column * CELL, 50 + row * CELL
+        shape = box(west, south, west + CELL, south + CELL) if geometry else None
+        region = {"region_id": f"r{index:04d}"}
+        place = {"lon": west + CELL / 2, "lat": south + CELL / 2, "geometry": shape}
+        own = {one.name: float(labels[one.name][index]) for one in indicators}
+        regions.append(region | place | own | {"city": CITY, "area_m2": 0.8e6})
+        tile = {"image_id": f"tile-{index}", "image": _image(picture(values, 7 * index + 1))}
+        caption = {"caption": f"Number {index} is {WORDS[int(8 * values[0])]}."}
+        satellite.append(region | tile | (caption if captions else {}))
+        for k in range(street_views if index else 0):
+            image = {"image": _image(picture(values, 10 * index + k, 48))}
+            streets.append(region | image | {"image_id": f"street-{index}-{k}"})
+    bad = {**BAD_BYTES, "street-stray": picture(fields[0], 1)}
+    for name, data in bad.items():
+        region_id = "elsewhere" if name == "street-stray" else "r0001"
+        streets.append({"image": _image(data), "image_id": name, "region_id": region_id})
     half = len(streets) // 2
+    writer.write_shard(CITY, "regions", 0, regions)
     writer.write_shard(CITY, "street_view", 0, streets[:half])
     writer.write_shard(CITY, "street_view", 1, streets[half:])
-    satellite = (
-        {
-            "image": {"bytes": picture(fields[index], 7 * index + 1), "path": None},
-            "image_id": f"tile-{index}",
-            "region_id": ids[index],
-        }
-        for index in range(len(ids))
-    )
     writer.write_shard(CITY, "satellite", 0, satellite)
     writer.finish()
     return folder
 
 
-def _regions(ids, side, labels, geometry, indicators):
-    for index, region_id in enumerate(ids):
-        row, column = divmod(index, side)
-        west, south = 10 + column * CELL, 50 + row * CELL
-        yield {
-            "region_id": region_id,
-            "city": CITY,
-            "geometry": box(west, south, west + CELL, south + CELL) if geometry else None,
-            "lon": west + CELL / 2,
-            "lat": south + CELL / 2,
-            "area_m2": 0.8e6,
-            **{one.name: float(labels[one.name][index]) for one in indicators},
-        }
+def _image(data: bytes) -> dict[str, bytes | None]:
+    return {"bytes": data, "path": None}

@@ -14,7 +14,7 @@ from pipelines.evaluation.baselines.image_text import (
     train_pairs,
 )
 from pipelines.evaluation.baselines.urbanclip import Settings, UrbanCLIP, draw_sentences
-from pipelines.evaluation.embed.pooling import mean_by_region
+from pipelines.evaluation.embed.tables import mean_by_region
 from pipelines.evaluation.errors import InputError
 
 from .toy_pairs import toy_city

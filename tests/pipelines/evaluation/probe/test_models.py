@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.fft import dctn
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
-from sklearn.neural_network import MLPRegressor
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from pipelines.evaluation.probe import controls
 from pipelines.evaluation.probe import models as probing
-from pipelines.evaluation.probe.controls import fit_boosting, fit_coordinates, fit_mean
 from pipelines.evaluation.probe.models import (
     MLPSettings,
     RidgeSettings,
@@ -19,19 +23,11 @@ from pipelines.evaluation.probe.models import (
     initial_weights,
     num_batches,
 )
-from pipelines.evaluation.probe.tasks import Task
+from pipelines.evaluation.probe.splits import Task
 
 SMALL = MLPSettings(
     weight_decays=(1e-2,), batch_size=16, max_epochs=30, patience=12, hidden_sizes=(24, 12)
 )
-
-FITS = {
-    "mean": lambda X, tasks: fit_mean(tasks),
-    "knn": lambda X, tasks: fit_coordinates(X[:, 1:3], tasks),
-    "gbm": fit_boosting,
-    "ridge": fit_ridge,
-    "mlp": lambda X, tasks: fit_mlp(X, tasks, SMALL),
-}
 
 
 def make_tasks(n=90, dim=10, seeds=3, targets=2, seed=0):
@@ -42,11 +38,7 @@ def make_tasks(n=90, dim=10, seeds=3, targets=2, seed=0):
     tasks = []
     for s in range(seeds):
         order = rng.permutation(n)
-        fit_rows, validation, test = (
-            order[: n // 2],
-            order[n // 2 : 3 * n // 4],
-            order[3 * n // 4 :],
-        )
+        fit_rows, validation, test = np.split(order, [n // 2, 3 * n // 4])
         for t in range(targets):
             y = np.tanh(X @ rng.normal(size=dim) / 3) + rng.normal(0, 0.1, n) + 5
             y[rng.random(n) < 0.15 * t] = np.nan
@@ -87,7 +79,7 @@ def train_alone(X, task, settings, lr, wd):
     return predictions, best * std**2, best_epoch
 
 
-def test_batched_mlp_equals_one_by_one():
+def test_batched_mlp_equals_one_by_one(monkeypatch):
     X, tasks = make_tasks()
     together = fit_mlp(X, tasks, SMALL)
     epochs = set()
@@ -99,70 +91,31 @@ def test_batched_mlp_equals_one_by_one():
         epochs.add(epoch)
     assert len({len(task.train) for task in tasks}) > 1
     assert len(epochs) > 1, "all stopped at once: early stopping of single models is not tested"
-
-
-def test_result_of_a_task_does_not_depend_on_other_tasks(monkeypatch):
-    X, tasks = make_tasks(targets=3)
-    together = fit_mlp(X, tasks, SMALL)
     monkeypatch.setattr(probing, "MAX_MODELS", 2)
-    monkeypatch.setattr(probing, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(probing, "ROWS_AT_ONCE", 20)
     in_chunks = fit_mlp(X, tasks[::-1], SMALL)[::-1]
     for one, other in zip(together, in_chunks, strict=True):
         np.testing.assert_allclose(one.predictions, other.predictions, atol=1e-5)
 
 
 def test_mlp_chooses_the_grid_point_with_the_lowest_validation_error():
-    X, tasks = make_tasks()
-    grid = MLPSettings(
-        **{**vars(SMALL), "learning_rates": (1e-3, 1e-5), "weight_decays": (0.0, 9.0)}
-    )
+    X, tasks = make_tasks(seeds=1)
+    grid = replace(SMALL, learning_rates=(1e-3, 1e-5), weight_decays=(0.0, 9.0), max_epochs=10)
     single = [
-        fit_mlp(
-            X, tasks, MLPSettings(**{**vars(grid), "learning_rates": (lr,), "weight_decays": (wd,)})
-        )
+        fit_mlp(X, tasks, replace(grid, learning_rates=(lr,), weight_decays=(wd,)))
         for lr in grid.learning_rates
         for wd in grid.weight_decays
     ]
-    for index, fit in enumerate(fit_mlp(X, tasks, grid)):
-        candidates = [fits[index] for fits in single]
+    for fit, *candidates in zip(fit_mlp(X, tasks, grid), *single, strict=True):
         best = min(candidates, key=lambda candidate: candidate.validation_mse)
         assert fit.hyperparameters == best.hyperparameters
         np.testing.assert_allclose(fit.predictions, best.predictions, atol=1e-5)
 
 
-@pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
-def test_probes_do_not_use_test_labels(fit):
-    X, tasks = make_tasks(seeds=1)
-    rng = np.random.default_rng(5)
-
-    def other_truth(task):
-        y = task.y.copy()
-        y[task.test] = rng.normal(size=len(task.test)) * 1e3
-        return Task(**{**vars(task), "y": y})
-
-    for known, blind in zip(fit(X, tasks), fit(X, list(map(other_truth, tasks))), strict=True):
-        assert known.hyperparameters == blind.hyperparameters
-        np.testing.assert_array_equal(known.predictions, blind.predictions)
-
-
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_mlp_is_as_accurate_as_scikit_learn():
-    X, tasks = make_tasks(n=1600, seeds=1, targets=1)
-    for task, fit in zip(tasks, fit_mlp(X, tasks), strict=True):
-        x = StandardScaler().fit(X[task.fit_rows]).transform(X)
-        mean, std = task.y[task.train].mean(), task.y[task.train].std()
-        other = MLPRegressor(hidden_layer_sizes=(256,), batch_size=128, max_iter=30, random_state=0)
-        other.fit(x[task.train], (task.y[task.train] - mean) / std)
-        error = other.predict(x[task.validation]) * std + mean - task.y[task.validation]
-        assert fit.validation_mse < 1.15 * np.square(error).mean()
-        assert fit.validation_mse < 0.5 * task.y[task.validation].var()
-
-
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=30)
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(0, 1000))
 def test_batches_partition_rows_into_nearly_equal_sizes(n, batch_size, seed):
-    count = num_batches(n, batch_size)
-    batches = batch_order(n, count, torch.Generator().manual_seed(seed))
+    batches = batch_order(n, num_batches(n, batch_size), torch.Generator().manual_seed(seed))
     assert sorted(torch.cat(batches).tolist()) == list(range(n))
     sizes = [len(batch) for batch in batches]
     assert max(sizes) <= batch_size
@@ -186,7 +139,82 @@ def test_ridge_equals_scikit_learn(dim):
         np.testing.assert_allclose(fit.predictions, models[best].predict(x[task.test]), atol=1e-6)
 
 
-def test_ridge_with_fewer_rows_than_features_is_finite():
-    X, tasks = make_tasks(n=12, dim=300, seeds=1, targets=1)
-    (fit,) = fit_ridge(X, tasks)
+# ---- controls ----
+
+
+@pytest.fixture
+def field():
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(0, 10_000, (300, 2))
+    y = np.sin(xy[:, 0] / 1500) + rng.normal(0, 0.2, 300)
+    order = rng.permutation(300)
+    return xy, Task(y, order[:180], order[:180], order[180:240], order[240:])
+
+
+def best_on_validation(models, xy, task):
+    """Key and model with the lowest validation error, and this error."""
+    errors = {}
+    for key, model in models.items():
+        model.fit(xy[task.train], task.y[task.train])
+        errors[key] = np.square(model.predict(xy[task.validation]) - task.y[task.validation]).mean()
+    best = min(errors, key=lambda key: errors[key])
+    return best, models[best], errors[best]
+
+
+def test_knn_equals_scikit_learn_with_the_best_k(field):
+    xy, task = field
+    (fit,) = controls.fit_coordinates(xy, [task])
+    models = {k: KNeighborsRegressor(k) for k in controls.NEIGHBOURS}
+    best, model, mse = best_on_validation(models, xy, task)
+    assert fit.hyperparameters == {"k": best}
+    assert fit.validation_mse == pytest.approx(mse)
+    np.testing.assert_allclose(fit.predictions, model.predict(xy[task.test]))
+
+
+def test_boosting_equals_scikit_learn_with_the_best_size_and_number(field):
+    xy, task = field
+    (fit,) = controls.fit_boosting(xy, [task], leaves=(4, 8))
+    models = {
+        (leaves, trees): HistGradientBoostingRegressor(
+            max_leaf_nodes=leaves, max_iter=trees, early_stopping=False
+        )
+        for leaves in (4, 8)
+        for trees in (1, 10, 20)
+    }
+    best, model, mse = best_on_validation(models, xy, task)
+    assert fit.hyperparameters == dict(zip(("leaves", "trees"), best, strict=True))
+    assert fit.validation_mse == pytest.approx(mse)
+    np.testing.assert_allclose(fit.predictions, model.predict(xy[task.test]))
+    np.testing.assert_allclose(fit.validation_predictions, model.predict(xy[task.validation]))
+
+
+def test_controls_of_two_regions(field):
+    xy, task = field
+    (fit,) = controls.fit_mean([task])
+    np.testing.assert_array_equal(fit.predictions, np.full(60, task.y[task.train].mean()))
+    few = Task(task.y, task.fit_rows[:2], task.train[:2], task.validation[:1], task.test)
+    (fit,) = controls.fit_boosting(xy, [few])
+    np.testing.assert_allclose(fit.predictions, task.y[few.train].mean())
+    (fit,) = controls.fit_coordinates(xy, [few])
+    assert fit.hyperparameters["k"] in (1, 2)
     assert np.isfinite(fit.predictions).all()
+
+
+def test_tree_coordinates_include_rotated_axes(field):
+    xy, _ = field
+    turned = controls.tree_coordinates(xy)[:, 2:] / np.sqrt(2)
+    np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(xy, axis=1))
+
+
+def test_basis_equals_the_cosine_transform():
+    side = 6
+    grid = (np.arange(side) + 0.5) / side
+    # the transform samples cell centres of [0, 1]; two corners fix the extent
+    points = np.array([[0.0, 0.0], [1.0, 1.0], *((u, v) for u in grid for v in grid)]) * 5000
+    basis = controls.coordinate_basis(points + 123, side)[2:]
+    assert basis.shape == (side * side, side * side - 1)
+    for column, (i, j) in zip(basis.T, list(np.ndindex(side, side))[1:], strict=True):
+        spectrum = dctn(column.reshape(side, side), norm="ortho")
+        assert np.argmax(np.abs(spectrum)) == i * side + j
+        assert np.abs(spectrum).sum() == pytest.approx(np.abs(spectrum).max())
+    assert np.isfinite(controls.coordinate_basis(np.zeros((3, 2)))).all()  # a single location

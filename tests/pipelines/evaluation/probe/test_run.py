@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +7,10 @@ import pytest
 from pipelines.common.encoders.colour_texture import ColourTextureEncoder
 from pipelines.evaluation.embed.images import EmbedSettings, embed
 from pipelines.evaluation.embed.sources import open_images
-from pipelines.evaluation.embed.tables import read_embeddings, write_embeddings
+from pipelines.evaluation.embed.tables import read_embeddings
 from pipelines.evaluation.errors import InputError
+from pipelines.evaluation.probe import loop
 from pipelines.evaluation.probe.city import open_city, transform_labels
-from pipelines.evaluation.probe.loop import default_seeds
 from pipelines.evaluation.probe.models import MLPSettings
 from pipelines.evaluation.probe.predictions import (
     PREDICTIONS_FOLDER,
@@ -19,7 +18,7 @@ from pipelines.evaluation.probe.predictions import (
     read_predictions,
     unpredicted,
 )
-from pipelines.evaluation.probe.reach import covered_by_decile
+from pipelines.evaluation.probe.reach import covered_by_decile, unlike
 from pipelines.evaluation.probe.results import KEY, code_revision, read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.probe.splits import BlockSplitter, geography
@@ -28,45 +27,38 @@ from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.damage import damage
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
+from .test_transfer import quiet
+
 FAST = ProbeSettings(
     seeds=2,
     views=("satellite", "both"),
     mlp=MLPSettings(weight_decays=(1e-2,), max_epochs=8, patience=3, hidden_sizes=(16, 8)),
 )
-
-
-def quiet(batches, **_):
-    return batches
+RIDGE = replace(FAST, probes=("ridge",), views=("satellite",))
+ONE_SPLIT = replace(RIDGE, protocols=("random",), seeds=1)
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    return build_toy(tmp_path_factory.mktemp("probe"), side=12, street_views=1)
+def dataset(tmp_path_factory) -> str:
+    return str(build_toy(tmp_path_factory.mktemp("probe"), side=12, street_views=1))
 
 
 @pytest.fixture(scope="module")
 def city(dataset):
-    return open_city(str(dataset), CITY)
+    return open_city(dataset, CITY)
 
 
 @pytest.fixture(scope="module")
-def tables(dataset, tmp_path_factory):
+def tables(dataset, city, tmp_path_factory):
     """Colour and texture features, and an oracle computed from the labels."""
     folder = tmp_path_factory.mktemp("tables")
-    source = open_images(str(dataset), CITY)
-    path = embed(ColourTextureEncoder(), source, folder, "colour_texture", EmbedSettings())
-    simple = read_embeddings(path)
-    population = np.log1p(open_city(str(dataset), CITY).regions["population"].fillna(50))
+    source = open_images(dataset, CITY)
+    simple = read_embeddings(embed(ColourTextureEncoder(), source, folder, "x", EmbedSettings()))
+    simple = replace(simple, label="colour_texture")
+    population = np.log1p(city.regions["population"].fillna(50))
     vectors = np.stack([population, population**2], axis=1).astype(np.float32)
-    counts = np.ones(len(vectors), dtype=np.int64)
-    write_embeddings(
-        folder / "oracle.parquet",
-        simple.region_ids,
-        {"street_view": counts, "satellite": counts},
-        {"street_view": vectors, "satellite": vectors},
-        {**simple.metadata, "label": "oracle", "encoder": "the answer", "dim": 2},
-    )
-    return [simple, read_embeddings(folder / "oracle.parquet")]
+    both = {"street_view": vectors, "satellite": vectors}
+    return [simple, replace(simple, label="oracle", vectors=both, hash="0" * 16)]
 
 
 @pytest.fixture(scope="module")
@@ -74,270 +66,52 @@ def results(city, tables, tmp_path_factory):
     return probe(city, tables, tmp_path_factory.mktemp("results") / CITY, FAST, quiet)
 
 
-def test_every_system_is_scored_on_the_same_cells(results):
-    rows = list(read_rows(results))
-    cells = {}
-    for row in rows:
-        cell = (row.indicator, row.protocol, row.split_seed, row.n_train, row.n_test)
-        cells.setdefault((row.system, row.view, row.probe), set()).add(
-            (*cell, row.n_validation, row.label_sd_test)
-        )
+def summary_of(path):
+    return json.loads((path.parent / "probe.json").read_text())
+
+
+def test_all_systems_are_scored_on_the_same_cells(results):
+    cells, hashes, uses = {}, {}, {}
+    for row in read_rows(results):
+        cell = (row.indicator, row.protocol, row.split_seed, row.n_train, row.n_validation)
+        key = (row.system, row.view, row.probe)
+        cells.setdefault(key, set()).add((*cell, row.n_test, row.label_sd_test))
+        hashes.setdefault(row.probe, set()).add(row.config_hash)
+        uses[row.system] = tuple(row.uses)
+        assert (row.code_revision, row.source_city) == (code_revision(), "")
+    tested = [(name, view) for name in ("colour_texture", "oracle") for view in FAST.views]
     assert set(cells) == {
         ("mean", "none", "mean"),
         *(("coordinates", "none", name) for name in ("knn", "gbm", "ridge")),
-        *(
-            (system, view, name)
-            for system in ("colour_texture", "oracle")
-            for view in ("satellite", "both")
-            for name in ("mlp", "ridge")
-        ),
-        *(
-            (f"coordinates+{system}", view, "ridge")
-            for system in ("colour_texture", "oracle")
-            for view in ("satellite", "both")
-        ),
+        *((*one, name) for one in tested for name in ("mlp", "ridge")),
+        *((f"coordinates+{name}", view, "ridge") for name, view in tested),
     }
     assert len({frozenset(group) for group in cells.values()}) == 1
     assert len(next(iter(cells.values()))) == 2 * 2 * 2  # indicators, protocols, splits
-
-
-def test_oracle_scores_high_and_mean_scores_zero(results):
-    by_system = {}
-    for row in read_rows(results):
-        if row.indicator == "population" and row.probe in ("ridge", "mean"):
-            by_system.setdefault((row.system, row.protocol), []).append(row.r2)
-    for protocol in ("random", "block"):
-        assert min(by_system["oracle", protocol]) > 0.99
-        assert max(by_system["mean", protocol]) <= 0
-    assert min(by_system["coordinates+oracle", "block"]) > 0.95
-    assert max(by_system["coordinates", "block"]) < 0.9
-
-
-def test_cells_without_labels_are_skipped_with_the_reason(results):
-    skipped = json.loads((results.parent / "probe.json").read_text())["skipped"]
-    reasons = {(item["indicator"], item["reason"]) for item in skipped}
-    assert reasons == {
+    images = ("satellite", "street_view")
+    assert uses == {
+        "mean": (),
+        "coordinates": ("coordinates",),
+        **dict.fromkeys(("colour_texture", "oracle"), images),
+        **dict.fromkeys(
+            ("coordinates+colour_texture", "coordinates+oracle"), ("coordinates", *images)
+        ),
+    }
+    assert all(len(found) == 1 for found in hashes.values())
+    assert len(set.union(*hashes.values())) == len(hashes)
+    summary = summary_of(results)
+    # region 0 has no street view and is excluded for all views
+    regions = summary["regions"]
+    assert regions["dropped"] == {"no both vector in table colour_texture": 1}
+    assert regions["compared"] == regions["all"] - 1
+    assert {(item["indicator"], item["reason"]) for item in summary["skipped"]} == {
         ("nothing", "no region has a label"),
         ("same", "the labels in train are constant"),
     }
-    assert len(skipped) == 2 * 2 * 2
+    assert len(summary["skipped"]) == 2 * 2 * 2
 
 
-def test_regions_without_an_embedding_are_excluded_for_all(results):
-    regions = json.loads((results.parent / "probe.json").read_text())["regions"]
-    # region 0 has no street view and is excluded for all views
-    assert regions["dropped"] == {"no both vector in table colour_texture": 1}
-    assert regions["compared"] == regions["all"] - 1
-
-
-def test_summary_has_coverage_and_regions_outside_the_training_distribution(city, tables, tmp_path):
-    """Outliers in a held-out district, and a region without embeddings."""
-    place = geography(city.regions)
-    held_out = BlockSplitter(city.regions, place).split(0).test
-    vectors = {view: own.copy() for view, own in tables[1].vectors.items()}
-    for own in vectors.values():
-        own[held_out[:4]] += 1000
-        own[0] = np.nan
-    odd = replace(tables[1], vectors=vectors)
-    settings = replace(FAST, seeds=1, probes=("ridge",), protocols=("random",))
-    path = probe(city, [odd], tmp_path / CITY, settings, quiet)
-    summary = json.loads((path.parent / "probe.json").read_text())
-    measured = summary["systems"]["oracle"]["reach"]["both"]["population"]
-    assert measured["outside"] == len(set(held_out) - {0})
-    assert 4 - (0 in held_out[:4]) <= measured["unlike"] < measured["outside"]
-    has = np.arange(len(city.regions)) > 0
-    population = next(one.y for one in city.targets if one.name == "population")
-    assert measured["covered"] == list(covered_by_decile(population, has))
-    assert min(measured["covered"]) < 1
-
-
-def test_second_run_computes_only_new_seeds(city, tables, tmp_path, monkeypatch):
-    from pipelines.evaluation.probe import loop as module
-
-    settings = replace(FAST, probes=("ridge",), views=("satellite",))
-    path = probe(city, tables, tmp_path, settings, quiet)
-    before = path.read_bytes()
-    asked = []
-    fit = module._fit
-
-    def counting(X, name, tasks, *rest):
-        asked.append(len(tasks))
-        return fit(X, name, tasks, *rest)
-
-    monkeypatch.setattr(module, "_fit", counting)
-    probe(city, tables, tmp_path, settings, quiet)
-    assert path.read_bytes() == before
-    assert asked == []
-    probe(city, tables, tmp_path, replace(settings, seeds=3), quiet)
-    assert set(asked) == {2}  # indicators, of one more split
-    assert path.read_bytes().startswith(before)
-
-
-def test_interrupted_run_resumes_to_the_same_rows(city, tables, tmp_path, results):
-    def interrupted(batches, **_):
-        for index, batch in enumerate(batches):
-            if index == 7:
-                raise KeyboardInterrupt
-            yield batch
-
-    with pytest.raises(KeyboardInterrupt):
-        probe(city, tables, tmp_path, FAST, interrupted)
-    path = tmp_path / "results.jsonl"
-    path.write_bytes(path.read_bytes()[:-30])  # truncate the last row
-    probe(city, tables, tmp_path, FAST, quiet)
-    rows, expected = ({r.key: r for r in read_rows(p)} for p in (path, results))
-    assert set(rows) == set(expected)
-    for key, row in rows.items():
-        assert row.r2 == pytest.approx(expected[key].r2, abs=1e-5)
-
-
-def test_damaged_files_are_set_aside_and_recomputed(city, tables, tmp_path):
-    settings = replace(FAST, probes=("ridge",), views=("satellite",))
-    probe(city, tables, tmp_path, settings, quiet)
-    before = {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")}
-    predictions = sorted((tmp_path / PREDICTIONS_FOLDER).glob("*.parquet"))
-    validation = sorted((tmp_path / VALIDATION_FOLDER).glob("*.parquet"))
-    files = [*predictions[:2], validation[2], tmp_path / "probe.json"]
-    for path, how in zip(files, ("flip", "gone", "zero", "truncate"), strict=True):
-        damage(path, how)
-    probe(city, tables, tmp_path, settings, quiet)
-    assert {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")} == before
-    assert len(list(tmp_path.rglob("*.damaged-*"))) == 3
-    found = read_predictions(tmp_path / PREDICTIONS_FOLDER, {})[list(KEY)]
-    assert set(found.itertuples(index=False, name=None)) == set(before)
-    assert unpredicted(tmp_path, read_rows(tmp_path / "results.jsonl")) == set()
-
-
-def test_systems_of_separate_runs_share_a_table(city, tables, tmp_path):
-    settings = replace(FAST, probes=("ridge",), views=("satellite",))
-    for table in tables:
-        probe(city, [table], tmp_path, settings, quiet)
-    found = read_city(tmp_path)
-    assert found.outdated == 0
-    assert set(found.frame["system"]) >= {"colour_texture", "oracle", "mean"}
-    # new embeddings under the same label: old rows are outdated
-    changed = replace(tables[1], hash="f" * 16)
-    probe(city, [changed], tmp_path, settings, quiet)
-    found = read_city(tmp_path)
-    assert found.outdated == 2 * 2 * 2 * 2  # alone and combined with coordinates
-    hashes = found.frame.groupby("system")["embedding_hash"].unique()
-    assert hashes["oracle"].tolist() == ["f" * 16]
-
-
-def test_rows_of_other_labels_are_outdated(city, tables, tmp_path):
-    settings = replace(FAST, probes=("ridge",), views=("satellite",))
-    probe(city, tables[:1], tmp_path, settings, quiet)
-    first = len(read_city(tmp_path).frame)
-    other = [replace(target, y=target.y + 1) for target in city.targets]
-    probe(replace(city, targets=other), tables[:1], tmp_path, settings, quiet)
-    found = read_city(tmp_path)
-    assert found.outdated == first == len(found.frame)
-
-
-def test_probe_seeds_vary_only_the_mlp(city, tables, tmp_path):
-    settings = replace(FAST, probe_seeds=2, seeds=1, protocols=("random",), views=("satellite",))
-    rows = list(read_rows(probe(city, tables[:1], tmp_path, settings, quiet)))
-    mlp = {(r.indicator, r.probe_seed): r.r2 for r in rows if r.probe == "mlp"}
-    assert {seed for _, seed in mlp} == {0, 1000}
-    assert mlp["population", 0] != mlp["population", 1000]
-    assert {r.probe_seed for r in rows if r.probe != "mlp"} == {0}
-
-
-def test_regions_without_coordinates_have_no_blocks_and_no_coordinate_control(
-    city, tables, tmp_path
-):
-    nowhere = replace(city, regions=city.regions.assign(lon=np.nan, lat=np.nan))
-    settings = replace(FAST, probes=("ridge",), views=("satellite",))
-    rows = list(read_rows(probe(nowhere, tables, tmp_path, settings, quiet)))
-    assert {row.protocol for row in rows} == {"random"}
-    assert "coordinates" not in {row.system for row in rows}
-    summary = json.loads((tmp_path / "probe.json").read_text())
-    assert summary["without_coordinates"] == summary["regions"]["compared"]
-    assert any("coordinates of all regions" in item["reason"] for item in summary["skipped"])
-
-
-def test_inconsistent_tables_raise(city, tables, tmp_path):
-    with pytest.raises(InputError, match="Several tables are labelled 'oracle'"):
-        probe(city, [tables[1], tables[1]], tmp_path, FAST, quiet)
-    with pytest.raises(InputError, match="'mean' is that of a control"):
-        probe(city, [replace(tables[0], label="mean")], tmp_path, FAST, quiet)
-    strange = replace(tables[0], region_ids=[f"x{i}" for i in tables[0].region_ids])
-    with pytest.raises(InputError, match=r"No region of 'toytown'.*not in table colour_texture"):
-        probe(city, [strange], tmp_path, FAST, quiet)
-    blind = replace(
-        tables[0], vectors={v: np.full_like(x, np.nan) for v, x in tables[0].vectors.items()}
-    )
-    with pytest.raises(InputError, match="No vectors in: colour_texture"):
-        probe(city, [blind], tmp_path, replace(FAST, views=None), quiet)
-    with pytest.raises(InputError, match="of view 'satellite' or 'both' in: colour_texture"):
-        probe(city, [blind], tmp_path, FAST, quiet)
-    with pytest.raises(InputError, match="Unknown view 'sea'"):
-        probe(city, tables, tmp_path, replace(FAST, views=("sea",)), quiet)
-
-
-def with_views(table, label, views, **metadata):
-    """Copy of a table with the given views; `both` equals `satellite`."""
-    columns = {"both": table.vectors["satellite"], **table.vectors}
-    return replace(
-        table,
-        label=label,
-        metadata={**table.metadata, "label": label, **metadata},
-        vectors={view: columns[view] for view in views},
-        hash=label * 3,
-    )
-
-
-def test_systems_are_scored_in_their_views_on_common_regions(city, tables, tmp_path):
-    satellite = with_views(tables[0], "one", ["satellite"])
-    fused = with_views(tables[0], "two", ["both"])
-    some = np.where(np.arange(len(city.regions))[:, None] < 5, np.nan, fused.vectors["both"])
-    fused = replace(fused, vectors={"both": some})
-    settings = replace(FAST, probes=("ridge",), views=None, seeds=1, protocols=("random",))
-    path = probe(city, [satellite, fused, tables[1]], tmp_path, settings, quiet)
-    rows = list(read_rows(path))
-    seen = {(r.system, r.view) for r in rows if r.view != "none" and "coordinates" not in r.uses}
-    assert seen == {
-        ("one", "satellite"),
-        ("two", "both"),
-        *(("oracle", view) for view in ("satellite", "street_view", "both")),
-    }
-    assert len({(row.n_train, row.n_test) for row in rows if row.indicator == "green_share"}) == 1
-    summary = json.loads((tmp_path / "probe.json").read_text())
-    assert summary["regions"]["dropped"] == {"no both vector in table two": 5}
-    assert summary["systems"]["one"]["views"] == ["satellite"]
-
-
-def test_rows_record_inputs_and_hashes(results):
-    rows = list(read_rows(results))
-    assert {row.code_revision for row in rows} == {code_revision()}
-    assert {row.source_city for row in rows} == {""}
-    uses = {(row.system, *row.uses) for row in rows}
-    assert uses == {
-        ("mean",),
-        ("coordinates", "coordinates"),
-        *((name, "satellite", "street_view") for name in ("colour_texture", "oracle")),
-        *(
-            (f"coordinates+{name}", "coordinates", "satellite", "street_view")
-            for name in ("colour_texture", "oracle")
-        ),
-    }
-    hashes = {}
-    for row in rows:
-        hashes.setdefault(row.probe, set()).add(row.config_hash)
-    assert all(len(found) == 1 for found in hashes.values())
-    assert len(set.union(*hashes.values())) == len(hashes)
-
-
-def test_default_number_of_splits(city, tables, tmp_path):
-    assert [default_seeds(regions) for regions in (999, 1000)] == [10, 5]
-    settings = replace(
-        FAST, probes=("ridge",), views=("satellite",), protocols=("random",), seeds=None
-    )
-    rows = read_rows(probe(city, tables[:1], tmp_path, settings, quiet))
-    assert {row.split_seed for row in rows} == set(range(10))
-
-
-def test_test_and_validation_predictions_are_disjoint(results):
+def test_predictions_reproduce_the_scores(results):
     rows = [row for row in read_rows(results) if row.system == "oracle"]
     rows = [row for row in rows if (row.probe, row.indicator) == ("ridge", "population")]
     for row in rows[:2]:
@@ -352,6 +126,144 @@ def test_test_and_validation_predictions_are_disjoint(results):
         assert np.corrcoef(frame["prediction"], frame["truth"])[0, 1] > 0.99
 
 
+def test_summary_has_coverage_and_regions_unlike_the_training_data(city, tables, tmp_path):
+    """Outliers in a held-out district, and a region without embeddings."""
+    held_out = BlockSplitter(city.regions, geography(city.regions)).split(0).test
+    vectors = {view: own.copy() for view, own in tables[1].vectors.items()}
+    for own in vectors.values():
+        own[held_out[:4]] += 1000
+        own[0] = np.nan
+    odd = replace(tables[1], vectors=vectors)
+    path = probe(city, [odd], tmp_path, replace(ONE_SPLIT, views=("both",)), quiet)
+    measured = summary_of(path)["systems"]["oracle"]["reach"]["both"]["population"]
+    assert measured["outside"] == len(set(held_out) - {0})
+    assert 4 - (0 in held_out[:4]) <= measured["unlike"] < measured["outside"]
+    has = np.arange(len(city.regions)) > 0
+    population = next(one.y for one in city.targets if one.name == "population")
+    assert measured["covered"] == list(covered_by_decile(population, has))
+    assert min(measured["covered"]) < 1
+
+
+def test_rerun_computes_only_new_seeds(city, tables, tmp_path, monkeypatch):
+    path = probe(city, tables[:1], tmp_path, RIDGE, quiet)
+    before, asked, fit = path.read_bytes(), [], loop._fit
+    monkeypatch.setattr(loop, "_fit", lambda X, name, tasks, *rest: (
+        asked.append(len(tasks)) or fit(X, name, tasks, *rest)
+    ))  # fmt: skip
+    probe(city, tables[:1], tmp_path, RIDGE, quiet)
+    assert path.read_bytes() == before
+    assert asked == []
+    probe(city, tables[:1], tmp_path, replace(RIDGE, seeds=3), quiet)
+    assert set(asked) == {2}  # indicators, of one more split
+    assert path.read_bytes().startswith(before)
+
+
+def test_interrupted_run_resumes_to_the_same_rows(city, tables, tmp_path, results):
+    def interrupted(batches, **_):
+        yield from batches[:7]
+        raise KeyboardInterrupt
+
+    settings = replace(FAST, probes=("ridge",))
+    with pytest.raises(KeyboardInterrupt):
+        probe(city, tables, tmp_path, settings, interrupted)
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])  # truncate the last row
+    probe(city, tables, tmp_path, settings, quiet)
+    rows, expected = (
+        {row.key: row.r2 for row in read_rows(one) if row.probe != "mlp"} for one in (path, results)
+    )
+    assert rows == pytest.approx(expected, abs=1e-5)
+
+
+def test_damaged_files_are_set_aside_and_recomputed(city, tables, tmp_path):
+    probe(city, tables[1:], tmp_path, RIDGE, quiet)
+    before = {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")}
+    predictions = sorted((tmp_path / PREDICTIONS_FOLDER).glob("*.parquet"))
+    validation = sorted((tmp_path / VALIDATION_FOLDER).glob("*.parquet"))
+    files = [*predictions[:2], validation[2], tmp_path / "probe.json"]
+    for path, how in zip(files, ("flip", "gone", "zero", "truncate"), strict=True):
+        damage(path, how)
+    probe(city, tables[1:], tmp_path, RIDGE, quiet)
+    assert {row.key: row.r2 for row in read_rows(tmp_path / "results.jsonl")} == before
+    assert len(list(tmp_path.rglob("*.damaged-*"))) == 3
+    found = read_predictions(tmp_path / PREDICTIONS_FOLDER, {})[list(KEY)]
+    assert set(found.itertuples(index=False, name=None)) == set(before)
+    assert unpredicted(tmp_path, read_rows(tmp_path / "results.jsonl")) == set()
+
+
+def test_changed_embeddings_or_labels_outdate_rows(city, tables, tmp_path):
+    for table in tables:  # in separate runs
+        probe(city, [table], tmp_path, ONE_SPLIT, quiet)
+    found = read_city(tmp_path)
+    assert found.outdated == 0
+    assert set(found.frame["system"]) >= {"colour_texture", "oracle", "mean"}
+    probe(city, [replace(tables[1], hash="f" * 16)], tmp_path, ONE_SPLIT, quiet)
+    found = read_city(tmp_path)
+    assert found.outdated == 2 * 2  # indicators, alone and combined with coordinates
+    hashes = found.frame.groupby("system")["embedding_hash"].unique()
+    assert hashes["oracle"].tolist() == ["f" * 16]
+    other = [replace(target, y=target.y + 1) for target in city.targets]
+    probe(replace(city, targets=other), tables, tmp_path, ONE_SPLIT, quiet)
+    current = read_city(tmp_path)
+    assert current.outdated == len(found.frame) + found.outdated
+    assert len(current.frame) == len(found.frame)
+
+
+def test_probe_seeds_vary_only_the_mlp(city, tables, tmp_path):
+    settings = replace(ONE_SPLIT, probes=FAST.probes, probe_seeds=2)
+    rows = list(read_rows(probe(city, tables[:1], tmp_path, settings, quiet)))
+    mlp = {(r.indicator, r.probe_seed): r.r2 for r in rows if r.probe == "mlp"}
+    assert {seed for _, seed in mlp} == {0, 1000}
+    assert mlp["population", 0] != mlp["population", 1000]
+    assert {r.probe_seed for r in rows if r.probe != "mlp"} == {0}
+    assert [ProbeSettings().for_regions(n).seeds for n in (999, 1000)] == [10, 5]
+
+
+def test_regions_without_coordinates_have_no_blocks(city, tables, tmp_path):
+    nowhere = replace(city, regions=city.regions.assign(lon=np.nan, lat=np.nan))
+    path = probe(nowhere, tables[1:], tmp_path, RIDGE, quiet)
+    assert {(row.system, row.protocol) for row in read_rows(path)} == {
+        ("mean", "random"),
+        ("oracle", "random"),
+    }
+    summary = summary_of(path)
+    assert summary["without_coordinates"] == summary["regions"]["compared"]
+    assert any("coordinates of all regions" in item["reason"] for item in summary["skipped"])
+
+
+def test_inconsistent_tables_raise(city, tables, tmp_path):
+    strange = replace(tables[0], region_ids=[f"x{i}" for i in tables[0].region_ids])
+    street = replace(tables[0], vectors={"street_view": tables[0].vectors["street_view"]})
+    for given, message in (
+        ([tables[1], tables[1]], "Several tables are labelled 'oracle'"),
+        ([replace(tables[0], label="mean")], "'mean' is that of a control"),
+        ([strange], r"No region of 'toytown'.*not in table colour_texture"),
+        ([street], "of view 'satellite' or 'both' in: colour_texture"),
+    ):
+        with pytest.raises(InputError, match=message):
+            probe(city, given, tmp_path, FAST, quiet)
+
+
+def test_systems_are_scored_in_their_views_on_common_regions(city, tables, tmp_path):
+    features = tables[0].vectors["satellite"]
+    satellite = replace(tables[0], label="one", vectors={"satellite": features})
+    some = np.where(np.arange(len(features))[:, None] < 5, np.nan, features)
+    fused = replace(tables[0], label="two", vectors={"both": some})
+    settings = replace(ONE_SPLIT, views=None)
+    path = probe(city, [satellite, fused, tables[1]], tmp_path, settings, quiet)
+    rows = list(read_rows(path))
+    seen = {(r.system, r.view) for r in rows if r.view != "none" and not r.beside}
+    assert seen == {
+        ("one", "satellite"),
+        ("two", "both"),
+        *(("oracle", view) for view in ("satellite", "street_view", "both")),
+    }
+    assert len({(row.n_train, row.n_test) for row in rows if row.indicator == "green_share"}) == 1
+    summary = summary_of(path)
+    assert summary["regions"]["dropped"] == {"no both vector in table two": 5}
+    assert summary["systems"]["one"]["views"] == ["satellite"]
+
+
 def test_transform_labels():
     raw = np.array([0.0, np.e - 1, np.nan, -2.0, np.inf])
     logged, invalid = transform_labels(raw, "ln1p")
@@ -364,23 +276,19 @@ def test_transform_labels():
         transform_labels(raw, "log10")
 
 
-def test_files_that_are_not_tables_raise(tmp_path, results):
-    with pytest.raises(InputError, match="There is no embedding table"):
-        read_embeddings(tmp_path / "none.parquet")
-    with pytest.raises(InputError, match="no embedding table"):
-        read_embeddings(results.parent / "regions.parquet")
-    (tmp_path / "text.parquet").write_text("no Parquet")
-    with pytest.raises(InputError, match="not Parquet"):
-        read_embeddings(tmp_path / "text.parquet")
+def test_coverage_by_decile_equals_a_manual_calculation():
+    labels = np.r_[np.arange(20.0), np.nan]
+    has_image = np.r_[np.arange(20) >= 3, True]
+    assert covered_by_decile(labels, has_image) == (0.0, 0.5, *[1.0] * 8)
+    ties = np.r_[np.zeros(5), 1.0, 2, 3, 4, 5]
+    covered = covered_by_decile(ties, np.r_[True, np.zeros(9, bool)])
+    assert covered[2] == 0.2  # mean rank of five zeros among ten
+    assert np.isnan([*covered[:2], *covered[3:5]]).all()
+    assert covered[5:] == (0.0,) * 5
 
 
-def test_view_without_images_is_missing(tmp_path):
-    path = tmp_path / "x.parquet"
-    vectors = {view: np.ones((3, 4), np.float32) for view in ("street_view", "satellite")}
-    counts = {"street_view": np.array([2, 0, 1]), "satellite": np.zeros(3, np.int64)}
-    write_embeddings(path, ["a", "b", "c"], counts, vectors, {"label": "x"})
-    table = read_embeddings(path)
-    assert table.has("street_view").tolist() == [True, False, True]
-    assert not table.has("satellite").any()
-    assert not table.has("both").any()
-    assert table.vectors["satellite"].shape == (3, 4)
+def test_outlier_is_outside_the_area_of_applicability():
+    rng = np.random.default_rng(3)
+    X = np.r_[rng.normal(size=(100, 4)), rng.normal(size=(3, 4)), [[30.0] * 4]]
+    folds = np.r_[np.arange(100) % 5, [-1] * 4]
+    assert unlike(X, folds, np.arange(100, 104)).tolist() == [False, False, False, True]
