@@ -1,5 +1,5 @@
-"""Shared fixtures: the provider of a town, its recipe, and the built town."""
+"""Shared fixtures: the provider of a town, its recipe, and the built and the published town."""
 
-from .town import built, provider, town, write
+from .town import built, provider, published, write
 
-__all__ = ["built", "provider", "town", "write"]
+__all__ = ["built", "provider", "published", "write"]

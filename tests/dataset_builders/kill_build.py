@@ -1,4 +1,4 @@
-"""Builds a city and kills itself at a chosen call; run by test_city_build.py."""
+"""Builds a city and kills itself after a number of downloads; run by test_city_build.py."""
 
 import os
 import signal
@@ -9,35 +9,17 @@ from dataset_builders import download
 from dataset_builders.city import build as building
 from dataset_builders.city.recipe import read_recipe
 
-recipe, output_dir, point, count = *sys.argv[1:4], int(sys.argv[4])
-calls = 0
-
-
-def called() -> None:
-    global calls
-    calls += 1
-    if calls == count:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-replace, put = os.replace, download.Store.put
-
-
-def replace_or_die(source, target):
-    if str(target).endswith(".parquet"):  # a written but not yet renamed shard
-        called()
-    replace(source, target)
+recipe, output_dir, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+put = download.Store.put
 
 
 def put_or_die(self, *args, **kwargs):
+    global left
     put(self, *args, **kwargs)
-    called()
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-if point == "shard":
-    os.replace = replace_or_die
-else:
-    download.Store.put = put_or_die
-building.build(
-    read_recipe(recipe), Path(output_dir), draw=False, recipe_text=Path(recipe).read_text()
-)
+download.Store.put = put_or_die
+building.build(read_recipe(recipe), output_dir, draw=False, recipe_text=recipe.read_text())

@@ -7,7 +7,7 @@ import pytest
 from dataset_builders.download import StoppedError, Store
 from dataset_builders.errors import SourceError
 from dataset_builders.sources.kartaview import KartaView
-from dataset_builders.sources.street_view import Place, StreetViewSource
+from dataset_builders.sources.street_view import Place
 
 from .loopback import Loopback, as_json, with_fetcher
 from .provider import drawn
@@ -58,48 +58,34 @@ def views(source, folder, places=PLACES):
     return sorted(with_fetcher(folder, job), key=lambda view: view.image_id)
 
 
-def rehydrate(source, folder, ids):
-    async def job(fetcher, store):
-        rows = [{"image_id": one} for one in ids]
-        return {one: store.read(key) async for one, key in source.pictures(rows, fetcher, store)}
-
-    return with_fetcher(folder, job)
+def ids(found):
+    return [view.image_id.removeprefix("kartaview/") for view in found]
 
 
-def test_the_nearest_photos_come_with_what_is_known_of_them(server, tmp_path):
+def test_takes_nearest_photos_once(server, tmp_path):
     source = KartaView(base_url=server.url, per_place=2)
-    assert isinstance(source, StreetViewSource)
     found = views(source, tmp_path)
-    assert [view.image_id for view in found] == [
-        f"kartaview/{n}" for n in sorted(["0", "1", "100", "101", "200", "201"])
-    ]
+    assert ids(found) == sorted(["0", "1", "100", "101", "200", "201"])
     first = found[0]
     assert (first.heading, first.captured_at) == (pytest.approx(10.5), "2020-05-01T10:00:00")
     assert first.licence == "cc-by-sa-4.0"
     assert first.attribution == "KartaView contributors"
-
-
-def test_a_second_run_asks_for_nothing(server, tmp_path):
-    source = KartaView(base_url=server.url)
-    found = views(source, tmp_path)
     asked = dict(server.asked)
     assert views(source, tmp_path) == found
     assert server.asked == asked
+    assert views(source, tmp_path, [Place("far", 12.9, 48.1)]) == []
+    recent = KartaView(base_url=server.url, per_place=3, since="2022-01-01")
+    assert {view.captured_at[:4] for view in views(recent, tmp_path)} == {"2022"}
 
 
-def test_missing_fields_are_no_trouble(server, tmp_path):
+def test_tolerates_missing_fields(server, tmp_path):
     server.photos["0"] = {"id": "0", "fileurlProc": f"{server.url}/files/0.jpg"}
     server.photos["100"] = {"id": "100"}  # no URL
     server.photos["200"] |= {"heading": None, "lat": "north"}
-    found = {view.image_id: view for view in views(KartaView(base_url=server.url), tmp_path)}
-    assert set(found) == {"kartaview/0", "kartaview/101", "kartaview/200"}
-    assert (found["kartaview/0"].lon, found["kartaview/0"].heading) == (PLACES[0].lon, None)
-    assert found["kartaview/200"].lat == PLACES[2].lat
-
-
-def test_old_photos_can_be_left_out(server, tmp_path):
-    found = views(KartaView(base_url=server.url, per_place=3, since="2022-01-01"), tmp_path)
-    assert {view.captured_at[:4] for view in found} == {"2022"}
+    found = views(KartaView(base_url=server.url), tmp_path)
+    assert ids(found) == ["0", "101", "200"]
+    assert (found[0].lon, found[0].heading) == (PLACES[0].lon, None)
+    assert found[2].lat == PLACES[2].lat
 
 
 def test_faults_are_retried_or_left_out(server, tmp_path):
@@ -107,10 +93,12 @@ def test_faults_are_retried_or_left_out(server, tmp_path):
     server.answers[near[0]] = [(429, {"Retry-After": "0"}, b"")]
     server.answers[near[1]] = [(200, {"Content-Type": "text/html"}, b"<html></html>")]
     server.answers["/files/200.jpg"] = [100]
-    found = views(KartaView(base_url=server.url), tmp_path)
-    assert [view.image_id for view in found] == ["kartaview/0", "kartaview/200"]
+    server.answers["/files/0.jpg"] = [(403, {}, b"")]
+    assert ids(views(KartaView(base_url=server.url), tmp_path)) == ["200"]
     assert server.asked["/files/200.jpg"] == 2
     assert Store(tmp_path).counts("kartaview/near/") == {"invalid": 1, "ok": 2}
+    # the refused photo is requested again by the next run
+    assert ids(views(KartaView(base_url=server.url), tmp_path)) == ["0", "200"]
 
 
 @pytest.mark.parametrize(("code", "said"), [(403, "denied"), (429, "quota")])
@@ -121,23 +109,16 @@ def test_errors_with_http_200_stop_the_run(server, tmp_path, code, said):
         views(KartaView(base_url=server.url), tmp_path)
 
 
-def test_a_photo_that_is_refused_does_not_end_the_run(server, tmp_path):
-    server.answers["/files/0.jpg"] = [(403, {}, b"")]
-    source = KartaView(base_url=server.url)
-    assert [view.image_id for view in views(source, tmp_path)] == ["kartaview/100", "kartaview/200"]
-    assert len(views(source, tmp_path)) == 3  # retried by the next run
+def test_fetches_images_again_by_id(server, tmp_path):
+    async def job(fetcher, store):
+        rows = [{"image_id": one} for one in ("kartaview/1", "kartaview/777")]
+        pictures = KartaView(base_url=server.url).pictures(rows, fetcher, store)
+        return {one: store.read(key) async for one, key in pictures}
+
+    assert with_fetcher(tmp_path, job) == {"kartaview/1": drawn("/files/1.jpg", (64, 48))}
 
 
-def test_no_photo_is_no_view(server, tmp_path):
-    assert views(KartaView(base_url=server.url), tmp_path, [Place("far", 12.9, 48.1)]) == []
-
-
-def test_pictures_are_fetched_again_by_their_ids(server, tmp_path):
-    found = rehydrate(KartaView(base_url=server.url), tmp_path, ["kartaview/1", "kartaview/777"])
-    assert found == {"kartaview/1": drawn("/files/1.jpg", (64, 48))}
-
-
-def test_impossible_settings_are_refused():
+def test_rejects_invalid_settings():
     with pytest.raises(SourceError, match="size"):
         KartaView(size="large")
     with pytest.raises(SourceError, match="per_place"):

@@ -17,6 +17,7 @@ import yaml
 from dataset_builders.__main__ import main
 from dataset_builders.city.build import build
 from dataset_builders.city.recipe import read_recipe
+from dataset_builders.publish import publish
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.writer import DatasetWriter
 
@@ -122,14 +123,11 @@ def built(tmp_path_factory):
         server.shutdown()
 
 
-@pytest.fixture
-def town(built, write, provider, tmp_path):
-    """The town as if built from the provider of the test; only the recipe names it."""
-    provider.asked.update(built.asked)
-    folder = tmp_path / "run" / "dataset"
-    shutil.copytree(built.dataset, folder)
-    (folder / "recipe.yaml").write_text(write().read_text())
-    return folder
+@pytest.fixture(scope="session")
+def published(built, tmp_path_factory):
+    """Folder of the published town, and the result of publishing; not to be changed."""
+    folder = tmp_path_factory.mktemp("published") / "out"
+    return folder, publish(built.dataset, folder)
 
 
 def images(folder, view):
@@ -139,25 +137,26 @@ def images(folder, view):
     return pd.concat(frames, ignore_index=True)
 
 
-def licensed(folder, allowed, count=40, size=(32, 32)):
+def licensed(folder, allowed, count=40, images_per_shard=500, notes=()):
     """Dataset of random images; `allowed(number)` is whether an image may be redistributed."""
     extra = {"satellite": {} if allowed is None else {"redistributable": "bool"}}
-    writer = DatasetWriter(
-        folder, DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
-    )
+    metadata = DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra, notes=notes)
+    writer = DatasetWriter(folder, metadata)
     rows = [
         {
-            "image": {"bytes": drawn(str(n), size), "path": None},
-            "image_id": f"i{n}",
-            "region_id": f"r{n}",
+            "image": {"bytes": drawn(str(n), (32, 32)), "path": None},
+            "image_id": f"i{n:03d}",
+            "region_id": f"r{n:03d}",
             "source": "demo",
             **({} if allowed is None else {"redistributable": allowed(n)}),
         }
         for n in range(count)
     ]
     regions = [{"region_id": row["region_id"], "city": CITY} for row in rows]
-    writer.write_shard(CITY, "regions", 0, regions)
-    writer.write_shard(CITY, "satellite", 0, rows)
+    for index, start in enumerate(range(0, count, images_per_shard)):
+        part = slice(start, start + images_per_shard)
+        writer.write_shard(CITY, "satellite", index, rows[part])
+        writer.write_shard(CITY, "regions", index, regions[part])
     writer.finish()
     return folder
 
