@@ -85,7 +85,6 @@ class LoopbackServer:
         self._connections: set[socket.socket] = set()
         self._server: ThreadingHTTPServer | None = None
         self.calls: list[Call] = []
-        self.probes = 0
         self.in_flight = self.max_in_flight = 0
         # bound but not listening: reserves the port and refuses connections
         self._port = socket.socket()
@@ -124,7 +123,6 @@ class LoopbackServer:
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         if method == "GET":
-            self.probes += 1
             return Response(body=b'{"object": "list", "data": []}')
         with self._lock:
             call = Call(len(self.calls) + 1, method, path, headers, body, time.monotonic())

@@ -1,6 +1,7 @@
-"""Estimate the requests, download size, duration and price of a build."""
+"""Plan of a build (requests, download size, duration and price), and its status."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import pandas as pd
 
 from ..download import Limit, Store
 from ..errors import DatasetError, SourceError
-from ..files import write_state
+from ..files import read_json, write_state
 from ..plots import plot_points, plot_regions
 from ..roads import network_length_m
+from ..schema import config_name
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import SatelliteSource
 from ..sources.street_view import StreetViewSource
+from ..storage import DATA_FOLDER, count_rows, list_tables
 from .fetching import batches
 from .layout import Layout, lay_out
 from .readers import Reading
@@ -25,6 +28,7 @@ from .recipe import CityRecipe
 from .workspace import Workspace
 
 PLAN_FILE = "plan.json"
+REASONS_SHOWN = 5
 COSTS = ("requests", "gigabytes", "hours", "price")
 COLUMNS = ("name", "view", "items", "left", *COSTS, "redistributable")
 
@@ -189,6 +193,33 @@ def check_costs(recipe: CityRecipe, found: Plan, max_cost: float | None, agreed:
     return "" if agreed or not asked else f"This will take {asked}. Continue?"
 
 
+def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
+    """Status of a build as text.
+
+    Raises:
+        DatasetError: The folder holds no build.
+    """
+    space = Workspace(output_dir)
+    if not space.cache.is_dir():
+        raise DatasetError(
+            f"There is no build in {space.root}. Run `python -m dataset_builders build` first."
+        )
+    planned = read_json(space.plan / PLAN_FILE) or {"sources": []}
+    items = {one["name"]: one["items"] for one in planned["sources"]}
+    lines = [f"{recipe.city} in {space.root}"]
+    names = [one.name for one in (recipe.satellite, *recipe.street_view) if one is not None]
+    with closing(space.open_store()) as store:
+        for name in names:
+            lines += _status(store, name, items.get(name))
+        failed = sum(store.counts(f"{name}/").get("failed", 0) for name in names)
+    if (space.dataset / DATA_FOLDER).is_dir() and any((space.dataset / DATA_FOLDER).iterdir()):
+        lines += [
+            f"  {config_name(*table)}: {count_rows(space.dataset, *table):,} rows"
+            for table in list_tables(space.dataset)
+        ]
+    return "\n".join(lines + ["Rerun the build to retry failed items."] * bool(failed))
+
+
 def duration(hours: float) -> str:
     """Format a duration in seconds, minutes or hours."""
     if hours < 1 / 60:
@@ -240,6 +271,18 @@ def _images_per_place(source: Any) -> int:
     return len(source.headings) if hasattr(source, "headings") else getattr(source, "per_place", 1)
 
 
+def _status(store: Store, name: str, planned: int | None) -> Iterator[str]:
+    """Number of items per status, and the most frequent reasons of failures."""
+    states = ", ".join(f"{count:,} {state}" for state, count in store.counts(f"{name}/").items())
+    of = "" if planned is None else f" (planned: {planned:,} tiles or places)"
+    yield f"  {name}: {states or 'nothing requested yet'}{of}"
+    reasons = Counter(f"{one.status}: {one.detail}" for one in store.failures(f"{name}/"))
+    for reason, count in reasons.most_common(REASONS_SHOWN):
+        yield f"    {count:,} {reason}"
+    if len(reasons) > REASONS_SHOWN:
+        yield f"    and {len(reasons) - REASONS_SHOWN} further reasons"
+
+
 def _draw(recipe: CityRecipe, layout: Layout, folder: Path) -> None:
     title = f"{recipe.city}: {len(layout.regions):,} regions"
     plot_regions(layout.regions, folder / "regions.png", title)
@@ -248,4 +291,13 @@ def _draw(recipe: CityRecipe, layout: Layout, folder: Path) -> None:
         plot_points(layout.roads, layout.points, folder / "points.png", title)
 
 
-__all__ = ["PLAN_FILE", "Plan", "check_costs", "duration", "estimate", "plan", "read_targets"]
+__all__ = [
+    "PLAN_FILE",
+    "Plan",
+    "check_costs",
+    "describe",
+    "duration",
+    "estimate",
+    "plan",
+    "read_targets",
+]

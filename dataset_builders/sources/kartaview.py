@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..download import Fetcher, Item, Limit, Store, Verdict
-from ..errors import SourceError
 from .street_view import (
     Place,
     View,
     batched,
+    check_nearest,
     id_parts,
     images,
     is_id,
@@ -25,7 +25,6 @@ from .street_view import (
 HOST = "https://api.openstreetcam.org"
 SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
 """Fields with the URLs of a photo, from the smallest thumbnail to the original."""
-DENIED, QUOTA = (401, 403), (429,)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class KartaView:
         per_place: Maximum number of photos per location.
         radius_m: Maximum distance from the location in metres.
         size: Field with the URL of the image, one of `SIZES`.
-        since: ISO 8601 date of the oldest photos to use; no limit by default.
         base_url: URL of the service.
     """
 
@@ -44,7 +42,6 @@ class KartaView:
     per_place: int = 1
     radius_m: int = 50
     size: str = "fileurlProc"
-    since: str | None = None
     base_url: str = HOST
     limits: Mapping[str, Limit] = field(
         default_factory=lambda: {"api.openstreetcam.org": Limit(2, 4)}
@@ -55,13 +52,7 @@ class KartaView:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise SourceError(f"`size` must be one of {SIZES}, got {self.size!r}.")
-        if self.per_place < 1 or self.radius_m <= 0:
-            raise SourceError(
-                "`per_place` must be 1 or more and `radius_m` above 0, got "
-                f"{self.per_place} and {self.radius_m}."
-            )
+        check_nearest(self.per_place, self.radius_m, self.size, SIZES)
 
     @property
     def requests_per_place(self) -> float:
@@ -121,12 +112,8 @@ class KartaView:
         data = result.get("data") if isinstance(result, dict) else None
         photos = data if isinstance(data, list) else [data]
         for photo in photos:
-            if not isinstance(photo, dict) or not is_id(photo.get("id")):
-                continue
-            if not isinstance(photo.get(self.size), str):
-                continue
-            taken = photo.get("shotDate") or photo.get("dateAdded")
-            if self.since is None or (taken and str(taken)[:10] >= self.since[:10]):
+            is_usable = isinstance(photo, dict) and is_id(photo.get("id"))
+            if is_usable and isinstance(photo.get(self.size), str):
                 yield photo
 
     def _view(self, photo: Mapping[str, Any], place: Place) -> View:
@@ -149,10 +136,8 @@ def check_answer(content: bytes, media_type: str) -> Verdict:
         return Verdict("invalid", f"{media_type or 'response'}, not a JSON object")
     status = answer.get("status")
     code = status.get("httpCode") if isinstance(status, dict) else None
-    if code in DENIED:
-        return Verdict("denied", f"httpCode {code}")
-    if code in QUOTA:
-        return Verdict("quota", f"httpCode {code}")
+    if code in (401, 403, 429):
+        return Verdict("quota" if code == 429 else "denied", f"httpCode {code}")
     if "result" not in answer or (isinstance(code, int) and code >= 400):
         return Verdict("invalid", f"httpCode {code}" if code else "JSON without a result")
     return Verdict("ok")

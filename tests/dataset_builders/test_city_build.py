@@ -16,8 +16,7 @@ import pytest
 
 from dataset_builders.__main__ import main
 from dataset_builders.city.build import retry_failed
-from dataset_builders.city.planning import plan
-from dataset_builders.city.progress import describe
+from dataset_builders.city.planning import describe, plan
 from dataset_builders.city.recipe import read_recipe
 from dataset_builders.download import StoppedError
 from dataset_builders.storage import read_metadata, read_regions, read_rejects, read_table

@@ -61,10 +61,10 @@ def test_published_dataset_loads_with_datasets_and_geopandas(built, published):
 
 
 def test_resumes_after_sigkill_with_shards_of_the_requested_size(tmp_path):
-    many = licensed(tmp_path / "many", lambda n: n % 5 > 0, 250, images_per_shard=70)
+    many = licensed(tmp_path / "many", lambda n: n % 5 > 0, 130, images_per_shard=110)
     done = publish(many, tmp_path / "out", target_bytes=50_000)
-    assert done.shards[f"{CITY}-satellite"] == 4
-    assert done.withheld == {"demo": 50}
+    assert done.shards[f"{CITY}-satellite"] == 3
+    assert done.withheld == {"demo": 26}
     for path in (tmp_path / "out" / SATELLITE).glob("*.parquet"):
         metadata = pq.read_metadata(path)
         assert metadata.num_rows <= 100 * metadata.num_row_groups
@@ -76,7 +76,7 @@ def test_resumes_after_sigkill_with_shards_of_the_requested_size(tmp_path):
         after = images(tmp_path / folder, "satellite").drop(columns="image")
         pd.testing.assert_frame_equal(after, before)
     # all shards of the regions are read as one map
-    assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 250
+    assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 130
     script = Path(__file__).with_name("kill_publish.py")
     killed = run_python(script, many, tmp_path / "killed", 9)
     assert killed.returncode == -9, killed.stderr

@@ -74,8 +74,6 @@ def test_takes_nearest_photos_once(server, tmp_path):
     assert views(source, tmp_path) == found
     assert server.asked == asked
     assert views(source, tmp_path, [Place("far", 12.9, 48.1)]) == []
-    recent = KartaView(base_url=server.url, per_place=3, since="2022-01-01")
-    assert {view.captured_at[:4] for view in views(recent, tmp_path)} == {"2022"}
 
 
 def test_tolerates_missing_fields(server, tmp_path):
