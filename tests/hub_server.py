@@ -168,14 +168,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(200, {"url": f"{self.server.url}/{prefix}{name}", "name": name})
 
     def batch(self, fields: dict[str, Any]) -> None:
-        objects = [
-            {
-                "oid": one["oid"],
-                "size": one["size"],
-                "actions": {"upload": {"href": f"{self.server.url}/upload/{one['oid']}"}},
-            }
-            for one in fields["objects"]
-        ]
+        objects = []
+        for one in fields["objects"]:
+            objects.append({"oid": one["oid"], "size": one["size"]})
+            if one["oid"] not in self.server.objects:
+                upload = {"href": f"{self.server.url}/upload/{one['oid']}"}
+                objects[-1]["actions"] = {"upload": upload}
         self.send(200, {"transfer": "basic", "objects": objects})
 
     def api(

@@ -248,7 +248,8 @@ def _street_views(
         left = sum(len(one.places) for one in some if not one.file.exists())
         requests = math.ceil(left * source.requests_per_place)
         # images are paid for and stored, metadata requests are free
-        images = left * _images_per_place(source)
+        per_place = len(getattr(source, "headings", ())) or getattr(source, "per_place", 1)
+        images = left * per_place
         costs = _costs(recipe, source, requests, images, recipe.costs.street_view_kb)
         items = len(layout.places)
         yield source.name, "street_view", items, left, *costs, source.redistributable
@@ -265,10 +266,6 @@ def _costs(
     rate = min((limits[host].per_second for host in source.limits), default=Limit().per_second)
     price = images * source.price_per_1000 / 1000
     return requests, images * size_kb / 1e6, requests / rate / 3600, price
-
-
-def _images_per_place(source: Any) -> int:
-    return len(source.headings) if hasattr(source, "headings") else getattr(source, "per_place", 1)
 
 
 def _status(store: Store, name: str, planned: int | None) -> Iterator[str]:

@@ -70,15 +70,11 @@ class TileSource:
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
-            raise SourceError(
-                f"`scheme` of {self.name!r} must be one of {SCHEMES}, got {self.scheme!r}."
-            )
+            raise SourceError(f"`scheme` must be one of {SCHEMES}, got {self.scheme!r}.")
         names = {name for _, name, _, _ in string.Formatter().parse(self._template) if name}
         if not {"z", "x", "y"} <= names <= PLACEHOLDERS:
-            raise SourceError(
-                f"`url` of {self.name!r} must contain {{z}}, {{x}}, {{y}} and optionally {{key}}; "
-                f"it contains {sorted(names)}."
-            )
+            takes = "{z}, {x}, {y} and optionally {key}"
+            raise SourceError(f"`url` must contain {takes}; it contains {sorted(names)}.")
 
     @property
     def _template(self) -> str:
@@ -133,9 +129,8 @@ class TileSource:
                 continue
             image_id = f"{self.name}/{self.zoom}/{region.region_id}"
             if laid:
-                yield self._picture(
-                    region, image_id, self.covering([region.geometry]), store, False
-                )
+                tiles = self.covering([region.geometry])
+                yield self._picture(region, image_id, tiles, store, False)
             else:
                 yield Picture(region, image_id, "", *NO_SQUARE)
 
@@ -221,9 +216,7 @@ def _meshes(source: TileSource, squares: Any) -> NDArray[np.float64]:
     Rows run from north to south, columns from west to east.
     """
     if not are_squares(squares).all():
-        raise SourceError(
-            "Satellite images require regions with four corners: use squares or tiles."
-        )
+        raise SourceError("Satellite images require regions with four corners.")
     south_west, south_east, north_east, north_west = (
         corner[:, None, None] for corner in np.moveaxis(corners_of(squares), 1, 0)
     )

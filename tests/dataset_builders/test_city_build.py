@@ -264,6 +264,7 @@ def test_plan_reports_invalid_inputs(write, provider, tmp_path, capsys):
 def test_command_asks_before_it_spends(write, provider, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr("dataset_builders.city.planning._draw", lambda *_: None)
     google = recipe_values(provider.url)["street_view"][:1]
     path = str(write(costs={"ask_above_price": 0.1}, satellite=None, street_view=google))
     for flags, code, said in (

@@ -101,7 +101,7 @@ def test_altered_bytes_of_a_table_are_not_read(tmp_path):
 
 def test_rebuild_restores_damaged_tables_and_publishing_rejects_them(tmp_path):
     def build():
-        build_dataset(tmp_path / "city", grid_size=2, street_views=1, num_workers=1)
+        build_dataset(tmp_path / "city", grid_size=3, street_views=1, num_workers=1)
 
     build()
     names = ["truth/harborview/part-00000.parquet", "rejects.parquet"]

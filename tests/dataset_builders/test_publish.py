@@ -63,7 +63,7 @@ def test_published_dataset_loads_with_datasets_and_geopandas(built, published):
 def test_resumes_after_sigkill_with_shards_of_the_requested_size(tmp_path):
     many = licensed(tmp_path / "many", lambda n: n % 5 > 0, 130, images_per_shard=110)
     done = publish(many, tmp_path / "out", target_bytes=50_000)
-    assert done.shards[f"{CITY}-satellite"] == 3
+    assert done.shards[f"{CITY}-satellite"] == 2
     assert done.withheld == {"demo": 26}
     for path in (tmp_path / "out" / SATELLITE).glob("*.parquet"):
         metadata = pq.read_metadata(path)
@@ -78,7 +78,7 @@ def test_resumes_after_sigkill_with_shards_of_the_requested_size(tmp_path):
     # all shards of the regions are read as one map
     assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 130
     script = Path(__file__).with_name("kill_publish.py")
-    killed = run_python(script, many, tmp_path / "killed", 9)
+    killed = run_python(script, many, tmp_path / "killed", 2)
     assert killed.returncode == -9, killed.stderr
     again = publish(many, tmp_path / "killed", target_bytes=50_000)
     assert again.withheld == done.withheld
@@ -133,36 +133,39 @@ def test_withdrawn_licence_removes_figures(tmp_path):
     exec(block.replace("path/to/this/folder", str(tmp_path / "out")), {})
 
 
-def test_pushes_dataset_to_the_hub(built, tmp_path):
-    path, run = built.path, built.again(tmp_path)
-    with HubServer() as hub:
-        options = {"cwd": tmp_path, **hub.environment(tmp_path / "home")}
-        command = ["-m", "dataset_builders", "publish", path]
-        command += ["--output_dir", run, "--push_to_hub", "org/urbanln-town"]
-        dry = run_python(*command, "--dry_run", **options)
-        assert "Nothing was sent" in dry.stdout, dry.stderr[-2000:]
-        assert not hub.asked
-        # a push with more shards, which the next one replaces
-        code = """
+PUSH = """
 import sys
 from datasets import load_dataset
-from dataset_builders.publish import publish, push
-publish(sys.argv[1], "many", target_bytes=200_000)
-push("many", "org/urbanln-town")
-print(len(load_dataset("org/urbanln-town", "testville-satellite", split="train")))
+from dataset_builders.__main__ import main
+from dataset_builders.publish import push
+push("first", "org/town")
+assert main(sys.argv[1:]) == 0
+rows = load_dataset("org/town", "testville-satellite", split="train")
+assert rows[0]["image"].size == (256, 256)
+print(len(rows))
 """
-        loaded = run_python("-c", code, run / "dataset", **options)
-        assert loaded.returncode == 0, loaded.stderr[-2000:]
-        shards = [name for name in hub.files("datasets/org/urbanln-town") if "satellite/" in name]
-        assert len(shards) > 1
-        done = run_python(*command, **options)
+
+
+def test_pushes_dataset_to_the_hub(built, tmp_path, capsys):
+    run, satellite = built.again(tmp_path), f"{SATELLITE}/part-0000"
+    command = ["publish", str(built.path), "--output_dir", str(run), "--push_to_hub", "org/town"]
+    # shards of an earlier push are deleted
+    many = licensed(tmp_path / "many", lambda n: True, count=4, images_per_shard=2)
+    assert publish(many, tmp_path / "first", target_bytes=1).shards[f"{CITY}-satellite"] == 2
+    with HubServer() as hub:
+        assert main([*command, "--dry_run"]) == 0
+        assert "Nothing was sent" in capsys.readouterr().out
+        environment = hub.environment(tmp_path / "home")
+        done = run_python("-c", PUSH, *command, cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.token not in done.stdout + done.stderr
-        files = hub.files("datasets/org/urbanln-town")
+        commits = hub.repos["datasets/org/town"].commits
+        files = hub.files("datasets/org/town")
         hub.shutdown()
-    assert int(loaded.stdout.split()[-1]) == len(read_table(run / "dataset", CITY, "satellite"))
+    assert f"{satellite}1.parquet" in commits[1]
+    assert [name for name in files if name.startswith(satellite)] == [f"{satellite}0.parquet"]
+    assert int(done.stdout.split()[-1]) == len(read_table(built.dataset, CITY, "satellite"))
     assert {"README.md", "published.json", "recipe.yaml"} <= set(files)
-    assert [name for name in files if "satellite/" in name] == [f"{SATELLITE}/part-00000.parquet"]
     assert not [name for name in files if name.startswith(".")]
     assert not [name for name, content in files.items() if KEY.encode() in content]
 
@@ -182,28 +185,27 @@ def test_rejects_urls_with_keys(write, provider, tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("text", ["satellite: {url: 'URL'}", "# once: URL\ncity: a"])
-def test_rejects_keys_in_the_recipe_of_a_dataset(tmp_path, text):
-    town, out = licensed(tmp_path / "town", lambda n: True), tmp_path / "out"
+def test_rejects_keys_in_the_recipe_of_a_dataset(tmp_path):
+    town, out = licensed(tmp_path / "town", lambda n: True, count=2), tmp_path / "out"
     publish(town, out)
     url = "https://tiles.example.com/{z}/{x}/{y}.jpg?access_token=pk.S3CRET"
-    (town / "recipe.yaml").write_text(text.replace("URL", url))
-    with pytest.raises(DatasetError, match="address with a key"):
-        publish(town, tmp_path / "two")
-    assert not (tmp_path / "two").exists()
-    # published by a version without this check
-    (out / "recipe.yaml").write_text(text.replace("URL", url))
-    marker = json.loads((out / "published.json").read_text())
-    content = (out / "recipe.yaml").read_bytes()
-    marker["sha256"]["recipe.yaml"] = hashlib.sha256(content).hexdigest()
-    (out / "published.json").write_text(json.dumps(marker))
-    with pytest.raises(DatasetError, match="address with a key"):
-        check_gate(out)
+    for text in (f"satellite: {{url: '{url}'}}", f"# once: {url}\ncity: a"):
+        (town / "recipe.yaml").write_text(text)
+        with pytest.raises(DatasetError, match="address with a key"):
+            publish(town, tmp_path / "two")
+        assert not (tmp_path / "two").exists()
+        # published by a version without this check
+        (out / "recipe.yaml").write_text(text)
+        marker = json.loads((out / "published.json").read_text())
+        marker["sha256"]["recipe.yaml"] = hashlib.sha256(text.encode()).hexdigest()
+        (out / "published.json").write_text(json.dumps(marker))
+        with pytest.raises(DatasetError, match="address with a key"):
+            check_gate(out)
 
 
 def test_rejects_values_of_key_variables_in_files(tmp_path, monkeypatch):
     notes, out = ("Made with K3Y+0f+mine.",), tmp_path / "out"
-    town = licensed(tmp_path / "town", lambda n: True, notes=notes)
+    town = licensed(tmp_path / "town", lambda n: True, count=2, notes=notes)
     (town / "recipe.yaml").write_text("satellite: {provider: tiles, key_env: MY_MAP_KEY}\n")
     monkeypatch.setenv("MY_MAP_KEY", "K3Y+0f+mine")
     with pytest.raises(DatasetError, match=r"MY_MAP_KEY") as refused:

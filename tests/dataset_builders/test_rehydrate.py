@@ -115,7 +115,7 @@ def test_satellite_images_of_an_unknown_host_need_a_recipe(write, provider, tmp_
 
 def test_complete_dataset_needs_no_trusted_recipe_but_another_folder(tmp_path):
     out = tmp_path / "out"
-    publish(licensed(tmp_path / "in", lambda n: True), out)
+    publish(licensed(tmp_path / "in", lambda n: True, count=2), out)
     url = "http://x.example/{z}/{x}/{y}"
     satellite = {"provider": "tiles", "name": "demo", "url": url, "zoom": 1}
     recipe = {"city": CITY, "boundary": {"place": "Testville"}, "satellite": satellite}

@@ -115,7 +115,7 @@ def items(known):
     return json.loads(known.detail)["items"]
 
 
-@pytest.mark.parametrize(("epsg", "pixel"), [(32650, 1.0), (32649, 10.0), (32649, 1.0)])
+@pytest.mark.parametrize(("epsg", "pixel"), [(32650, 2.0), (32649, 10.0), (32649, 2.0)])
 def test_image_lies_where_its_region_is(catalogue, tmp_path, epsg, pixel):
     catalogue.add("A", footprint(1500.0), bands(epsg=epsg, pixel=pixel, side_m=1600.0), 3.0)
     known, picture = fetch(tmp_path, source(catalogue))
@@ -219,33 +219,35 @@ def test_gaps_are_filled_by_the_next_item(catalogue, tmp_path, files):
     assert displacement_px(picture, 1000.0) < 0.5
 
 
-def test_unreadable_files_are_missing_and_busy_servers_are_retried(
-    catalogue, tmp_path, files, monkeypatch
-):
+def test_busy_server_is_retried(catalogue, tmp_path, files, monkeypatch):
     monkeypatch.setitem(geotiff.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.1")
     catalogue.add("A", footprint(), files, 1.0)
     catalogue.answers["/search"] = [(429, {"Retry-After": "0.1"}, b"")]
     catalogue.busy = 2
-    known, picture = fetch(tmp_path / "busy", source(catalogue))
+    known, picture = fetch(tmp_path, source(catalogue))
     assert known.reason == ""
     assert displacement_px(picture, 1000.0) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "detail"),
+    [
+        ({"busy": 1}, "failed", "no item covers the region; A: asset red: HTTP 503"),
+        ({"content": b"no picture" * 9}, "missing", "asset red: not a readable GeoTIFF"),
+        ({"content": None}, "missing", "asset red: HTTP 404"),
+        ({"broken": "red.tif"}, "missing", "asset red"),  # breaks off after the first range
+    ],
+)
+def test_unreadable_files_leave_the_image_out(
+    catalogue, tmp_path, files, monkeypatch, fault, reason, detail
+):
     monkeypatch.setitem(geotiff.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", "0")
-    catalogue.busy = 1
-    known, _ = fetch(tmp_path / "down", source(catalogue))
-    assert known.reason == "failed"  # requested again by the next run
-    assert known.detail == "no item covers the region; A: asset red: HTTP 503"
-    whole = bands(pixel=2.0)["red"]
-    for number, (content, broken, detail) in enumerate(
-        (
-            (b"no picture" * 9, "none", "asset red: not a readable GeoTIFF"),
-            (None, "none", "asset red: HTTP 404"),
-            (whole, "red.tif", "asset red"),  # breaks off after the first range
-        )
-    ):
-        catalogue.files["A-red.tif"], catalogue.broken = content, broken
-        known, _ = fetch(tmp_path / f"bad {number}", source(catalogue))
-        assert known.reason == "missing"
-        assert detail in known.detail
+    red = bands(pixel=2.0)["red"] if "broken" in fault else files["red"]
+    catalogue.add("A", footprint(), {**files, "red": fault.get("content", red)}, 1.0)
+    catalogue.busy, catalogue.broken = fault.get("busy", 0), fault.get("broken", "none")
+    known, _ = fetch(tmp_path, source(catalogue))
+    assert known.reason == reason
+    assert detail in known.detail
 
 
 @pytest.mark.parametrize(
@@ -266,8 +268,8 @@ def test_reports_unusable_catalogues(catalogue, tmp_path, answer, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"assets": ("red", "green")}, "three assets"),
-        ({"stretch": (5.0, 5.0)}, "`stretch` of .* must increase"),
+        ({"assets": ("red", "green")}, "one or three assets"),
+        ({"stretch": (5.0, 5.0)}, "must increase"),
         ({"datetime": "2024-05-01/.."}, "first and a last day"),
         ({"datetime": "2024-05-02/2024-05-01"}, "ends before"),
         ({"min_valid": 0.0}, "min_valid"),
