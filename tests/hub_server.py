@@ -6,9 +6,11 @@ import hashlib
 import json
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
+
+from .servers import QuietServer
 
 KINDS = ("models", "datasets", "spaces")
 
@@ -35,7 +37,7 @@ class Repo:
         return self.sha(number), self.commits[number]
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(QuietServer):
     """Hub server.
 
     Attributes:
@@ -47,8 +49,6 @@ class HubServer(ThreadingHTTPServer):
         objects: Uploaded large files by SHA-256.
     """
 
-    daemon_threads = True
-
     def __init__(self, token: str = "hf_S3CRET"):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.token = token
@@ -58,7 +58,7 @@ class HubServer(ThreadingHTTPServer):
         self.faults: dict[str, list[int]] = collections.defaultdict(list)
         self.objects: dict[str, bytes] = {}
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        self.start()
 
     @property
     def url(self) -> str:
@@ -78,9 +78,6 @@ class HubServer(ThreadingHTTPServer):
         found = self.repos[key].resolve(revision)
         assert found is not None
         return found[1]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Do not print errors of disconnected clients."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,6 +11,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+class QuietServer(ThreadingHTTPServer):
+    """HTTP server on the loopback address that runs in a thread."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Do not print errors of disconnected clients."""
+
+
 @dataclass(frozen=True)
 class Call:
     """Request of a client.
@@ -106,8 +120,8 @@ class LoopbackServer:
         self._port.close()
 
     def start(self) -> None:
-        self._server = _Server(self._address, _handler(self))
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._server = QuietServer(self._address, _handler(self))
+        self._server.start()
 
     def stop(self) -> None:
         server, self._server = self._server, None
@@ -140,15 +154,6 @@ class LoopbackServer:
         finally:
             with self._lock:
                 self.in_flight -= 1
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Do not print errors of disconnected clients."""
 
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:

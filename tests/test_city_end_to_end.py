@@ -9,7 +9,6 @@ import rasterio
 import yaml
 from datasets import load_dataset
 
-from dataset_builders.__main__ import main as build
 from dataset_builders.roads import read_roads_pbf
 from dataset_builders.storage import read_metadata
 from dataset_builders.writer import DatasetWriter
@@ -18,6 +17,7 @@ from train import main as train
 
 from .dataset_builders.provider import CityProvider
 from .dataset_builders.rasters import write_raster
+from .dataset_builders.town import quick_build
 from .test_end_to_end import TINY
 
 CITY = "monaco"
@@ -61,9 +61,8 @@ def test_build_train_and_evaluate(tmp_path, shared_data, monkeypatch):
     with CityProvider("S3CRET") as provider:
         path = tmp_path / "monaco.yaml"
         path.write_text(yaml.safe_dump(recipe(provider.url, pbf)))
-        assert build(["build", str(path), "--output_dir", str(tmp_path / "city"), "--yes"]) == 0
+        dataset = quick_build(path, tmp_path / "city").dataset
         provider.shutdown()
-    dataset = tmp_path / "city" / "dataset"
     # the table of regions is a map and a dataset
     (shard,) = (dataset / "data" / f"{CITY}-regions").glob("*.parquet")
     regions = gpd.read_parquet(shard)

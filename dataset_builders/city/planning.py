@@ -144,7 +144,7 @@ def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool
     """Plan of a build with a given layout; see [`plan`]."""
     rows = []
     if (source := recipe.satellite_source()) is not None:
-        with closing(space.open_store()) as store:
+        with closing(Store(space.cache)) as store:
             rows.append(_satellite(recipe, source, layout, store))
     rows += _street_views(recipe, layout, space)
     found = Plan(
@@ -208,7 +208,7 @@ def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
     items = {one["name"]: one["items"] for one in planned["sources"]}
     lines = [f"{recipe.city} in {space.root}"]
     names = [one.name for one in (recipe.satellite, *recipe.street_view) if one is not None]
-    with closing(space.open_store()) as store:
+    with closing(Store(space.cache)) as store:
         for name in names:
             lines += _status(store, name, items.get(name))
         failed = sum(store.counts(f"{name}/").get("failed", 0) for name in names)

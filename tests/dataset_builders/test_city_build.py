@@ -31,12 +31,6 @@ NOISE = drawn("no picture here", (64, 32))
 JPEG = {"Content-Type": "image/jpeg"}
 
 
-@pytest.fixture
-def keys(monkeypatch):
-    monkeypatch.setenv("GOOGLE_MAPS_API_KEY", KEY)
-    monkeypatch.setenv("BAIDU_MAP_AK", KEY)
-
-
 def names(built, start):
     """Sorted requests of the town's build with a prefix."""
     return sorted(name for name in built.asked if name.startswith(start))

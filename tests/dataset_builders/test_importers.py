@@ -13,7 +13,6 @@ from dataset_builders.errors import DatasetError, SourceError
 from dataset_builders.importers import image_folder, urbanvlp
 from dataset_builders.importers.__main__ import main
 from dataset_builders.importers.base import ImageItem, ImportPlan, import_dataset
-from dataset_builders.importers.tiles import read_sentences
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import read_indicators, read_regions, read_rejects, read_table
 
@@ -264,17 +263,6 @@ def test_resumes_after_sigkill(tmp_path):
     run(source, tmp_path / "killed", images_per_shard=4)
     assert_same_dataset(tmp_path / "straight", tmp_path / "killed")
     assert sorted(read_rejects(tmp_path / "killed")["item"]) == ["05", "unlisted.png"]
-
-
-def test_reads_caption_sentences_by_image(tmp_path):
-    path = tmp_path / "c.json"
-    path.write_text('[[[{"caption": "b", "image": "x"}, {"caption": "a", "image": "x"}]],'
-                    '{"caption": "c", "image": "y"}]')  # fmt: skip
-    assert read_sentences(path) == {"x": ["b", "a"], "y": ["c"]}
-    for content, message in (('[["no object"]]', "got 'no object'"), ("[", "is not valid JSON")):
-        path.write_text(content)
-        with pytest.raises(SourceError, match=message):
-            read_sentences(path)
 
 
 def test_urbanvlp_lists_unusable_items(tmp_path):

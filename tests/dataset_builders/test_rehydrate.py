@@ -22,12 +22,7 @@ from .town import CITY, KEY, images, licensed, quick_build, recipe_values
 
 VIEWS = f"{CITY}-street_view"
 VARIABLES = ("GOOGLE_MAPS_API_KEY", "BAIDU_MAP_AK")
-
-
-@pytest.fixture(autouse=True)
-def keys(monkeypatch):
-    for variable in VARIABLES:
-        monkeypatch.setenv(variable, KEY)
+pytestmark = pytest.mark.usefixtures("keys")
 
 
 def test_fetches_withheld_images_again(built, published, tmp_path):

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from dataset_builders.download import StoppedError, Store
-from dataset_builders.errors import SourceError
 from dataset_builders.sources.kartaview import KartaView
 from dataset_builders.sources.street_view import Place
 
@@ -76,16 +75,6 @@ def test_takes_nearest_photos_once(server, tmp_path):
     assert views(source, tmp_path, [Place("far", 12.9, 48.1)]) == []
 
 
-def test_tolerates_missing_fields(server, tmp_path):
-    server.photos["0"] = {"id": "0", "fileurlProc": f"{server.url}/files/0.jpg"}
-    server.photos["100"] = {"id": "100"}  # no URL
-    server.photos["200"] |= {"heading": None, "lat": "north"}
-    found = views(KartaView(base_url=server.url), tmp_path)
-    assert ids(found) == ["0", "101", "200"]
-    assert (found[0].lon, found[0].heading) == (PLACES[0].lon, None)
-    assert found[2].lat == PLACES[2].lat
-
-
 def test_faults_are_retried_or_left_out(server, tmp_path):
     near = [f"/2.0/photo/@{place.lon:.2f}" for place in PLACES]
     server.answers[near[0]] = [(429, {"Retry-After": "0"}, b"")]
@@ -114,10 +103,3 @@ def test_fetches_images_again_by_id(server, tmp_path):
         return {one: store.read(key) async for one, key in pictures}
 
     assert with_fetcher(tmp_path, job) == {"kartaview/1": drawn("/files/1.jpg", (64, 48))}
-
-
-def test_rejects_invalid_settings():
-    with pytest.raises(SourceError, match="size"):
-        KartaView(size="large")
-    with pytest.raises(SourceError, match="per_place"):
-        KartaView(per_place=0)

@@ -109,12 +109,3 @@ def test_reads_csv_and_lists_unusable_rows(tmp_path):
 def test_rejects_invalid_settings(tmp_path, fields, message):
     with pytest.raises(SourceError, match=message):
         LocalFolder(str(tmp_path), **fields)
-
-
-def test_reads_urbanvlp_street_views(shared_data, tmp_path):
-    images = sorted((shared_data / "urbanvlp_sample").rglob("*.jpg"))
-    folder = next(path.parent for path in images if "," in path.name)
-    source = LocalFolder(str(folder), "file_name", coord_system="wgs84")
-    views = [one for one in source.scan(Store(tmp_path)) if isinstance(one, View)]
-    assert len(views) == 3
-    assert all(116 < view.lon < 117 and 39 < view.lat < 41 for view in views)

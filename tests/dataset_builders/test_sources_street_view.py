@@ -182,6 +182,20 @@ def test_missing_key_is_named_and_a_repeated_one_hidden(
         views_of(source(base_url="http://127.0.0.1:1"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GoogleStreetView(size_px=1024), "up to 640 px, got 1024"),
+        (lambda: BaiduPanorama(width=2048), "1024 x 512 px, got 2048 x 512"),
+        (lambda: Mapillary(per_place=0), "per_place"),
+        (lambda: KartaView(size="large"), "size"),
+    ],
+)
+def test_rejects_invalid_settings(make, message):
+    with pytest.raises(SourceError, match=message):
+        make()
+
+
 def mapillary(provider, **fields):
     return Mapillary(tiles_url=provider.url, graph_url=provider.url, **fields)
 
