@@ -245,7 +245,7 @@ def _street_views(
         if isinstance(source, LocalFolder):
             source.paths()  # raises if the folder is missing
             continue
-        left = sum(len(one.places) for one in some if not one.file.exists())
+        left = sum(len(one.places) for one in some if not one.is_complete())
         requests = math.ceil(left * source.requests_per_place)
         # images are paid for and stored, metadata requests are free
         per_place = len(getattr(source, "headings", ())) or getattr(source, "per_place", 1)

@@ -23,8 +23,7 @@ from .street_view import (
 )
 
 HOST = "https://api.openstreetcam.org"
-SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
-"""Fields with the URLs of a photo, from the smallest thumbnail to the original."""
+ADDRESS = "fileurlProc"
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,12 @@ class KartaView:
     Attributes:
         per_place: Maximum number of photos per location.
         radius_m: Maximum distance from the location in metres.
-        size: Field with the URL of the image, one of `SIZES`.
         base_url: URL of the service.
     """
 
     provider: Literal["kartaview"] = "kartaview"
     per_place: int = 1
     radius_m: int = 50
-    size: str = "fileurlProc"
     base_url: str = HOST
     limits: Mapping[str, Limit] = field(
         default_factory=lambda: {"api.openstreetcam.org": Limit(2, 4)}
@@ -52,7 +49,7 @@ class KartaView:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        check_nearest(self.per_place, self.radius_m, self.size, SIZES)
+        check_nearest(self.per_place, self.radius_m)
 
     @property
     def requests_per_place(self) -> float:
@@ -72,7 +69,7 @@ class KartaView:
             for photo in list(self._photos(answers.get(key)))[: self.per_place]:
                 view = self._view(photo, place)
                 # a photo near several locations belongs to the first
-                found.setdefault(view.key, (view, photo[self.size]))
+                found.setdefault(view.key, (view, photo[ADDRESS]))
         items = (_picture(key, address) for key, (_, address) in found.items())
         async for key in images(items, fetcher):
             yield found[key][0]
@@ -86,7 +83,7 @@ class KartaView:
             questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
             answers = await json_answers(questions, check_answer, fetcher, store)
             addresses = {
-                self._picture_key(ids[key]): photo[self.size]
+                self._picture_key(ids[key]): photo[ADDRESS]
                 for key, answer in answers.items()
                 for photo in self._photos(answer)
             }
@@ -95,7 +92,7 @@ class KartaView:
                 yield f"{self.name}/{key.split('/')[2]}", key
 
     def _picture_key(self, one: str) -> str:
-        return f"{self.name}/picture/{one}/{self.size}"
+        return f"{self.name}/picture/{one}/{ADDRESS}"
 
     def _question(self, key: str, place: Place) -> Item:
         params = {
@@ -112,8 +109,9 @@ class KartaView:
         data = result.get("data") if isinstance(result, dict) else None
         photos = data if isinstance(data, list) else [data]
         for photo in photos:
-            is_usable = isinstance(photo, dict) and is_id(photo.get("id"))
-            if is_usable and isinstance(photo.get(self.size), str):
+            if not isinstance(photo, dict) or not is_id(photo.get("id")):
+                continue
+            if isinstance(photo.get(ADDRESS), str):
                 yield photo
 
     def _view(self, photo: Mapping[str, Any], place: Place) -> View:

@@ -32,8 +32,8 @@ from .street_view import (
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
-FIELDS = "id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{size}"
-SIZES = ("thumb_256_url", "thumb_1024_url", "thumb_2048_url", "thumb_original_url")
+ADDRESS = "thumb_1024_url"
+FIELDS = f"id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{ADDRESS}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class Mapillary:
         per_place: Maximum number of images per location.
         radius_m: Maximum distance from the location in metres.
         panoramas: True for panoramas only, False for flat images only, None for both.
-        size: Field with the URL of the image, one of `SIZES`.
         tiles_url: URL of the coverage tiles.
         graph_url: URL of the Graph API.
         key_env: Environment variable that holds the access token.
@@ -54,7 +53,6 @@ class Mapillary:
     per_place: int = 1
     radius_m: float = 50.0
     panoramas: bool | None = None
-    size: str = "thumb_1024_url"
     tiles_url: str = TILES
     graph_url: str = GRAPH
     key_env: str = "MAPILLARY_ACCESS_TOKEN"
@@ -70,7 +68,7 @@ class Mapillary:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        check_nearest(self.per_place, self.radius_m, self.size, SIZES)
+        check_nearest(self.per_place, self.radius_m)
 
     @property
     def requests_per_place(self) -> float:
@@ -122,7 +120,7 @@ class Mapillary:
             Item(
                 self._entity_key(one),
                 f"{self.graph_url}/{one}",
-                {"fields": FIELDS.format(size=self.size)},
+                {"fields": FIELDS},
                 {"Authorization": f"OAuth {secret}"},
                 secret,
             )
@@ -132,7 +130,7 @@ class Mapillary:
         found: dict[str, tuple[View, str]] = {}
         for one, place in batch.items():
             entity = entities.get(self._entity_key(one)) or {}
-            if isinstance(address := entity.get(self.size), str):
+            if isinstance(address := entity.get(ADDRESS), str):
                 found[self._picture_key(one)] = (self._view(one, entity, place), address)
         # the URL holds no API key, so a rejected request need not stop the build
         items = (Item(key, url, refused="failed") for key, (_, url) in found.items())
@@ -146,7 +144,7 @@ class Mapillary:
         return f"{self.name}/entity/{one}"
 
     def _picture_key(self, one: str) -> str:
-        return f"{self.name}/picture/{one}/{self.size}"
+        return f"{self.name}/picture/{one}/{ADDRESS}"
 
     def _coverage(
         self, tiles: Iterable[tuple[int, int]], store: Store

@@ -48,8 +48,9 @@ LOOKS = ("collection", "datetime", "stretch", "assets", "max_cloud", "min_valid"
 class StacSource:
     """Collection of a STAC catalogue.
 
+    Further fields are those of [`SatelliteSource`].
+
     Attributes:
-        name: Name in the ledger and in the column `source`.
         url: URL of the catalogue's API; searches use `<url>/search`.
         collection: Collection ID, such as "sentinel-2-l2a" or "naip".
         datetime: First and last day, "2024-05-01/2024-09-30"; a closed interval, so that searches
@@ -60,11 +61,7 @@ class StacSource:
             red, green and blue.
         max_cloud: Maximum cloud cover of an item in per cent; a missing value counts as 0.
         min_valid: Minimum share of an image with data; the rest is black.
-        licence: Licence of the images.
-        attribution: Attribution required by the provider.
-        redistributable: Whether the images may be published; if not, only their IDs are.
         limit: Rate limit of searches, and number of regions read concurrently.
-        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
     """
 
     name: str

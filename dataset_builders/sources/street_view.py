@@ -111,14 +111,12 @@ class StreetViewSource(Protocol):
         ...
 
 
-def check_nearest(per_place: int, radius_m: float, size: str, sizes: Sequence[str]) -> None:
+def check_nearest(per_place: int, radius_m: float) -> None:
     """Check the settings of a source of the images nearest to a location.
 
     Raises:
         SourceError: A setting is invalid.
     """
-    if size not in sizes:
-        raise SourceError(f"`size` must be one of {sizes}, got {size!r}.")
     if per_place < 1 or radius_m <= 0:
         raise SourceError(
             f"`per_place` must be 1 or more and `radius_m` above 0, got {per_place} and {radius_m}."

@@ -38,19 +38,16 @@ WMTS_NAMES = {"TileMatrix": "z", "TileCol": "x", "TileRow": "y"}
 class TileSource:
     """Provider of map tiles.
 
+    Further fields are those of [`SatelliteSource`].
+
     Attributes:
-        name: Name in the ledger and in the column `source`.
         url: URL template with {z}, {x} and {y} (or WMTS's {TileMatrix}, {TileCol}, {TileRow}), and
             {key} if the API key is part of the path.
         zoom: Zoom level.
         scheme: Tile numbering scheme: "xyz" (also WMTS in Web Mercator), "tms" or "baidu".
-        licence: Licence of the images.
-        attribution: Attribution required by the provider.
-        redistributable: Whether the images may be published; if not, only their IDs are.
         key_env: Environment variable that holds the API key, if one is needed.
         key_param: Query parameter of the API key; None if the key is part of the path.
         limit: Rate and concurrency limit of the host.
-        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
     """
 
     name: str

@@ -1,5 +1,4 @@
 import shutil
-import signal
 from pathlib import Path
 
 import geopandas as gpd
@@ -16,8 +15,7 @@ from dataset_builders.importers.base import ImageItem, ImportPlan, import_datase
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.storage import read_indicators, read_regions, read_rejects, read_table
 
-from ..processes import run_python
-from .helpers import assert_same_dataset, encoded, picture
+from .helpers import assert_same_dataset, encoded, picture, run_until_killed
 
 
 def folder(root: Path, count: int = 6, **columns) -> Path:
@@ -257,12 +255,12 @@ def test_resumes_after_sigkill(tmp_path):
     (source / "05.png").write_bytes(b"broken")
     (source / "unlisted.png").write_bytes(encoded(picture()))
     run(source, tmp_path / "straight", images_per_shard=4)
-    script = Path(__file__).with_name("kill_import.py")
-    killed = run_python(script, source, tmp_path / "killed", 3)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run(source, tmp_path / "killed", images_per_shard=4)
-    assert_same_dataset(tmp_path / "straight", tmp_path / "killed")
-    assert sorted(read_rejects(tmp_path / "killed")["item"]) == ["05", "unlisted.png"]
+    killed = tmp_path / "killed"
+    code = f"from tests.dataset_builders.test_importers import run; run({str(source)!r}, "
+    run_until_killed("os.replace", 3, code + f"{str(killed)!r}, images_per_shard=4)")
+    run(source, killed, images_per_shard=4)
+    assert_same_dataset(tmp_path / "straight", killed)
+    assert sorted(read_rejects(killed)["item"]) == ["05", "unlisted.png"]
 
 
 def test_urbanvlp_lists_unusable_items(tmp_path):

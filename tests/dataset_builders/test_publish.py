@@ -14,11 +14,12 @@ from datasets import load_dataset
 
 from dataset_builders.__main__ import main
 from dataset_builders.errors import DatasetError
-from dataset_builders.publish import check_gate, publish
+from dataset_builders.publish import check_gate, files_of, publish
 from dataset_builders.storage import read_table
 
 from ..hub_server import HubServer
 from ..processes import run_python
+from .helpers import run_until_killed
 from .town import CITY, KEY, images, licensed, recipe_values
 
 SATELLITE = Path("data") / f"{CITY}-satellite"
@@ -77,16 +78,15 @@ def test_resumes_after_sigkill_with_shards_of_the_requested_size(tmp_path):
         pd.testing.assert_frame_equal(after, before)
     # all shards of the regions are read as one map
     assert len(gpd.read_parquet(tmp_path / "one" / "data" / f"{CITY}-regions")) == 130
-    script = Path(__file__).with_name("kill_publish.py")
-    killed = run_python(script, many, tmp_path / "killed", 2)
-    assert killed.returncode == -9, killed.stderr
-    again = publish(many, tmp_path / "killed", target_bytes=50_000)
-    assert again.withheld == done.withheld
-    names = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")}
     killed = tmp_path / "killed"
-    assert names == {path.relative_to(killed) for path in killed.rglob("*.*")}
+    code = f"from dataset_builders.publish import *; publish({str(many)!r}, {str(killed)!r}, "
+    run_until_killed("os.replace", 3, code + "target_bytes=50_000)")
+    again = publish(many, killed, target_bytes=50_000)
+    assert again.withheld == done.withheld
+    names = [name for name, _ in files_of(tmp_path / "out")]
+    assert names == [name for name, _ in files_of(killed)]
     for name in names:
-        if name.suffix in (".parquet", ".md"):
+        if name.endswith((".parquet", ".md")):
             assert (killed / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 

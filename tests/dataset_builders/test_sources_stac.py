@@ -36,8 +36,8 @@ def catalogue():
         yield server
 
 
-def scene(epsg=32650, pixel=10.0, side_m=2000.0, hole=None, scale=10, dtype="uint16", nodata=0):
-    """Values `(n, n, 3)` of the waves around the square with nodata 0, and a raster profile."""
+def scene(epsg=32650, pixel=10.0, side_m=2000.0, hole=None, scale=10):
+    """Values `(n, n, 3)` of the waves around the square, and a raster profile."""
     utm = pyproj.Transformer.from_crs("EPSG:32650", f"EPSG:{epsg}", always_xy=True)
     x, y = utm.transform(EAST + 500, NORTH + 500)
     count = int(side_m / pixel)
@@ -51,13 +51,13 @@ def scene(epsg=32650, pixel=10.0, side_m=2000.0, hole=None, scale=10, dtype="uin
         "driver": "COG",
         "width": count,
         "height": count,
-        "dtype": dtype,
+        "dtype": "uint16" if scale > 1 else "uint8",
         "crs": f"EPSG:{epsg}",
         "transform": rasterio.transform.from_origin(west, north, pixel, pixel),
-        "nodata": nodata,
+        "nodata": 0 if scale > 1 else None,
         "blocksize": 128,
     }
-    return values.astype(dtype), profile
+    return values.astype(profile["dtype"]), profile
 
 
 def tiff(values, profile):
@@ -125,7 +125,7 @@ def test_image_lies_where_its_region_is(catalogue, tmp_path, epsg, pixel):
 
 
 def test_one_asset_may_hold_three_bands(catalogue, tmp_path):
-    values, profile = scene(scale=1, dtype="uint8", nodata=None)
+    values, profile = scene(scale=1)
     content = tiff(values.transpose(2, 0, 1), profile)
     catalogue.add("N", footprint(), {"image": content})  # without eo:cloud_cover
     found = source(catalogue, assets=("image",), stretch=(0.0, 255.0))

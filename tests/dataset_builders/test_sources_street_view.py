@@ -187,8 +187,7 @@ def test_missing_key_is_named_and_a_repeated_one_hidden(
     [
         (lambda: GoogleStreetView(size_px=1024), "up to 640 px, got 1024"),
         (lambda: BaiduPanorama(width=2048), "1024 x 512 px, got 2048 x 512"),
-        (lambda: Mapillary(per_place=0), "per_place"),
-        (lambda: KartaView(size="large"), "size"),
+        (lambda: KartaView(per_place=0), "per_place"),
     ],
 )
 def test_rejects_invalid_settings(make, message):
