@@ -166,8 +166,6 @@ class Fetcher:
         backoff_s: float = 1.0,
         user_agent: str = USER_AGENT,
     ):
-        if not user_agent.isascii():
-            raise DatasetError(f"A user agent must be ASCII, got {user_agent!r}.")
         self._store = store
         self._limits = dict(limits or {})
         self._hosts: dict[str, Host] = {}

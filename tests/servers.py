@@ -21,6 +21,10 @@ class QuietServer(ThreadingHTTPServer):
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do not print errors of disconnected clients."""
 

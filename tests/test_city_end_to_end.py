@@ -62,7 +62,6 @@ def test_build_train_and_evaluate(tmp_path, shared_data, monkeypatch):
         path = tmp_path / "monaco.yaml"
         path.write_text(yaml.safe_dump(recipe(provider.url, pbf)))
         dataset = quick_build(path, tmp_path / "city").dataset
-        provider.shutdown()
     # the table of regions is a map and a dataset
     (shard,) = (dataset / "data" / f"{CITY}-regions").glob("*.parquet")
     regions = gpd.read_parquet(shard)

@@ -4,7 +4,6 @@ import asyncio
 import collections
 import json
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,20 +40,14 @@ class Loopback(QuietServer, ABC):
         requests: All requests, in order.
         answers: Responses that replace the right one, by name or path: `(status, headers, body)`,
             used in turn; a number truncates the right response.
-        delay_s: Delay of each response, in seconds.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked, self.requests = collections.Counter(), []
         self.answers = collections.defaultdict(list)
-        self.delay_s = 0.0
         self.lock = threading.Lock()
         self.start()
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
 
     @property
     def url(self):
@@ -104,7 +97,6 @@ class _Handler(BaseHTTPRequestHandler):
             server.requests.append(request)
             planned = server.answers[name] or server.answers[parts.path]
             fault = planned.pop(0) if planned else None
-        time.sleep(server.delay_s)
         cut = fault if isinstance(fault, int) else None
         self.reply(*(server.answer(request) if cut or fault is None else fault), cut=cut)
 

@@ -45,6 +45,8 @@ def test_shipped_recipes_are_valid(path):
         ({"indicators": {"name": "gdp", "reader": "raster", "files": "a", "product": "worldpopp"}},
          "Did you mean 'worldpop'"),
         ({"city": "New York"}, "a-z, 0-9 and _"),
+        ({"network": {"contact": "城市"}}, "ASCII"),
+        ({"network": {"limits": {"a.b": {"per_second": 0}}}}, "rate above 0"),
     ],
 )  # fmt: skip
 def test_rejects_invalid_recipes(tmp_path, changes, message):

@@ -30,7 +30,6 @@ def test_status_codes_are_explained_through_wrappers(code, said):
     with HubServer() as hub:
         hub.faults["POST"] = [code] * 20
         error = refusal(lambda: HfApi(endpoint=hub.url, token=hub.token).create_repo("org/x"))
-        hub.shutdown()
 
     def wrap():
         try:

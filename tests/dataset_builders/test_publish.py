@@ -161,7 +161,6 @@ def test_pushes_dataset_to_the_hub(built, tmp_path, capsys):
         assert hub.token not in done.stdout + done.stderr
         commits = hub.repos["datasets/org/town"].commits
         files = hub.files("datasets/org/town")
-        hub.shutdown()
     assert f"{satellite}1.parquet" in commits[1]
     assert [name for name in files if name.startswith(satellite)] == [f"{satellite}0.parquet"]
     assert int(done.stdout.split()[-1]) == len(read_table(built.dataset, CITY, "satellite"))

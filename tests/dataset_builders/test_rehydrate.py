@@ -144,7 +144,6 @@ def test_downloaded_recipe_sends_keys_only_to_their_providers(
         assert main(["rehydrate", str(folder), "--output_dir", str(tmp_path / "again")]) == 2
         assert stranger.total == 0
         host = f"127.0.0.1:{stranger.server_port}"
-        stranger.shutdown()
     said = capsys.readouterr().err
     assert host in said
     assert source.get("key_env", "_") in said

@@ -94,7 +94,6 @@ def provider(keys):
     """Loopback providers of the town, for one test."""
     with CityProvider(KEY) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -132,7 +131,6 @@ def built(tmp_path_factory):
             said=log.getvalue(),
             again=lambda target: shutil.copytree(run, target / "run"),
         )
-        server.shutdown()
 
 
 @pytest.fixture(scope="session")
