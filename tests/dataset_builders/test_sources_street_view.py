@@ -1,7 +1,8 @@
-"""Google, Baidu and Mapillary sources with a loopback server and its faults."""
+"""Street-view sources with loopback servers and their faults."""
 
 import collections
 import io
+import json
 
 import mapbox_vector_tile
 import pytest
@@ -16,7 +17,7 @@ from dataset_builders.sources.kartaview import KartaView
 from dataset_builders.sources.mapillary import Mapillary, decode_tile
 from dataset_builders.sources.street_view import Place, StreetViewSource
 
-from .loopback import as_json, with_fetcher
+from .loopback import Loopback, as_json, with_fetcher
 from .provider import CityProvider, drawn
 
 PLACES = [Place(f"p{n}", 116.3 + n / 1000, 39.9, heading=30.0) for n in range(4)]
@@ -262,3 +263,94 @@ def test_coverage_tiles_place_images_to_a_metre():
 def test_sources_follow_the_protocol(source):
     assert isinstance(source, StreetViewSource)
     assert source.redistributable == source.licence.startswith("cc-")
+
+
+# ---- KartaView -----------------------------------------------------------------------------------
+
+CORNERS = [Place(f"p{n}", 11.5 + n / 100, 48.1) for n in range(3)]
+
+
+class PhotoServer(Loopback):
+    """Simulates KartaView: three photos at each of three places."""
+
+    def __init__(self):
+        super().__init__()
+        self.photos = {
+            str(100 * n + k): {
+                "id": str(100 * n + k),
+                "lat": str(place.lat + k * 1e-5),
+                "lng": str(place.lon),
+                "heading": "370.5",
+                "shotDate": f"202{k}-05-01 10:00:00",
+                "fileurlProc": f"{self.url}/files/{100 * n + k}.jpg",
+            }
+            for n, place in enumerate(CORNERS)
+            for k in range(3)
+        }
+
+    def name(self, request):
+        near = f"@{float(request.query['lng']):.2f}" if "lng" in request.query else ""
+        return request.path + near
+
+    def answer(self, request):
+        if request.path.startswith("/files/"):
+            return 200, {"Content-Type": "image/jpeg"}, drawn(request.path, (64, 48))
+        data = self.photos.get(request.path.split("/")[-1])
+        if "lng" in request.query:
+            number = round((float(request.query["lng"]) - 11.5) * 100)
+            data = [one for name, one in self.photos.items() if int(name) // 100 == number]
+        return as_json({"status": {"httpCode": 200}, "result": {"data": data}})
+
+
+@pytest.fixture
+def photos():
+    with PhotoServer() as one:
+        yield one
+
+
+def ids(found):
+    return [view.image_id.removeprefix("kartaview/") for view in found]
+
+
+def test_kartaview_takes_nearest_photos_once(photos, tmp_path):
+    source = KartaView(base_url=photos.url, per_place=2)
+    found = views_of(source, tmp_path, CORNERS)
+    assert ids(found) == sorted(["0", "1", "100", "101", "200", "201"])
+    first = found[0]
+    assert (first.heading, first.captured_at) == (pytest.approx(10.5), "2020-05-01T10:00:00")
+    assert first.licence == "cc-by-sa-4.0"
+    assert first.attribution == "KartaView contributors"
+    asked = dict(photos.asked)
+    assert views_of(source, tmp_path, CORNERS) == found
+    assert photos.asked == asked
+    assert views_of(source, tmp_path, [Place("far", 12.9, 48.1)]) == []
+
+
+def test_kartaview_faults_are_retried_or_left_out(photos, tmp_path):
+    near = [f"/2.0/photo/@{place.lon:.2f}" for place in CORNERS]
+    photos.answers[near[0]] = [(429, {"Retry-After": "0"}, b"")]
+    photos.answers[near[1]] = [(200, {"Content-Type": "text/html"}, b"<html></html>")]
+    photos.answers["/files/200.jpg"] = [100]
+    photos.answers["/files/0.jpg"] = [(403, {}, b"")]
+    assert ids(views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)) == ["200"]
+    assert photos.asked["/files/200.jpg"] == 2
+    assert Store(tmp_path).counts("kartaview/near/") == {"invalid": 1, "ok": 2}
+    # the refused photo is requested again by the next run
+    assert ids(views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)) == ["0", "200"]
+
+
+@pytest.mark.parametrize(("code", "said"), [(403, "denied"), (429, "quota")])
+def test_kartaview_errors_with_http_200_stop_the_run(photos, tmp_path, code, said):
+    body = json.dumps({"status": {"httpCode": code}}).encode()
+    photos.answers[f"/2.0/photo/@{CORNERS[0].lon:.2f}"] = [(200, {}, body)]
+    with pytest.raises(StoppedError, match=said):
+        views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)
+
+
+def test_kartaview_images_are_fetched_again_by_id(photos, tmp_path):
+    async def job(fetcher, store):
+        rows = [{"image_id": one} for one in ("kartaview/1", "kartaview/777")]
+        pictures = KartaView(base_url=photos.url).pictures(rows, fetcher, store)
+        return {one: store.read(key) async for one, key in pictures}
+
+    assert with_fetcher(tmp_path, job) == {"kartaview/1": drawn("/files/1.jpg", (64, 48))}
