@@ -200,7 +200,7 @@ def _ask(question: str) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from .city.progress import describe
+    from .city.planning import describe
     from .city.recipe import read_recipe
 
     print(describe(read_recipe(arguments.recipe, arguments.data_dir), arguments.output_dir))

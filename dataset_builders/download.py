@@ -152,7 +152,6 @@ class Fetcher:
         limits: Limits by host name; other hosts get the default limit.
         max_attempts: Attempts per item and run.
         backoff_s: Longest wait before the second attempt, in seconds; doubles per attempt.
-        timeout_s: Timeout of a read, in seconds.
         user_agent: Identifies the client and a contact address; ASCII.
 
     Attributes:
@@ -165,16 +164,13 @@ class Fetcher:
         limits: Mapping[str, Limit] | None = None,
         max_attempts: int = 5,
         backoff_s: float = 1.0,
-        timeout_s: float = 30.0,
         user_agent: str = USER_AGENT,
     ):
-        if not user_agent.isascii():
-            raise DatasetError(f"A user agent must be ASCII, got {user_agent!r}.")
         self._store = store
         self._limits = dict(limits or {})
         self._hosts: dict[str, Host] = {}
         self._max_attempts = max_attempts
-        self._client = new_client(timeout_s, user_agent)
+        self._client = new_client(user_agent)
         self._retrying = patiently(max_attempts, backoff_s)
         self._in_a_row = self.failed = 0
         # contents are checked and synced to disk in threads, concurrently with requests

@@ -1,6 +1,7 @@
 """Restore the withheld images of a published dataset, with the user's own keys."""
 
 import asyncio
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from .card import RECIPE_FILE, write_card
 from .city.fetching import fetch_satellite, open_fetcher
-from .city.images import satellite_row, sha256_of
+from .city.images import satellite_row
 from .city.recipe import CityRecipe, NetworkSettings, read_recipe
 from .download import Store
 from .errors import DatasetError
@@ -111,7 +112,11 @@ def rehydrate(
     try:
         for pair in tables:
             if pair not in lost:
-                _copy(root, target, pair)
+                files = WrittenFiles(target, FILES_KIND)
+                for path in table_shards(root, *pair):
+                    part = f"{DATA_FOLDER}/{config_name(*pair)}/{path.name}"
+                    with files.writing(part) as temporary:
+                        shutil.copyfile(path, temporary)
             elif pair[1] == "satellite":
                 _fill(root, pair, _fetch_satellite(recipe, root, pair[0], lost[pair], store), done)
             else:
@@ -214,19 +219,13 @@ def _fill(root: Path, pair: tuple[str, str], read: Read, done: Rehydrated) -> No
                         writer.reject(name, row["image_id"], NOT_FETCHED)
                         continue
                     done.filled[name] += 1
-                    done.changed[name] += row.get("sha256") not in (None, sha256_of(content))
+                    sha256 = hashlib.sha256(content).hexdigest()
+                    done.changed[name] += row.get("sha256") not in (None, sha256)
                     row["image"] = {"bytes": content, "path": None}
                 yield row
 
         writer.remove_shard(*pair, index)
         writer.write_shard(*pair, index, rows())
-
-
-def _copy(root: Path, target: Path, pair: tuple[str, str]) -> None:
-    files = WrittenFiles(target, FILES_KIND)
-    for path in table_shards(root, *pair):
-        with files.writing(f"{DATA_FOLDER}/{config_name(*pair)}/{path.name}") as temporary:
-            shutil.copyfile(path, temporary)
 
 
 def _rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:

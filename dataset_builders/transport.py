@@ -12,6 +12,7 @@ from .errors import MissingExtraError
 
 MAX_RETRY_AFTER_S = 600.0
 MAX_BACKOFF_S = 60.0
+TIMEOUT_S = 30.0
 
 
 class UnusableAnswerError(Exception):
@@ -26,7 +27,7 @@ class BusyError(Exception):
         self.code, self.retry_after = code, retry_after
 
 
-def new_client(timeout_s: float, user_agent: str) -> Any:
+def new_client(user_agent: str) -> Any:
     """HTTP client whose log messages contain no keys."""
     try:
         import httpx2
@@ -36,7 +37,7 @@ def new_client(timeout_s: float, user_agent: str) -> Any:
     # debug messages contain response headers, such as a Location with the key
     logging.getLogger("httpcore2").setLevel(logging.INFO)
     return httpx2.AsyncClient(
-        timeout=timeout_s,
+        timeout=TIMEOUT_S,
         headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
     )

@@ -6,9 +6,11 @@ import hashlib
 import json
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
+
+from .servers import QuietServer
 
 KINDS = ("models", "datasets", "spaces")
 
@@ -19,10 +21,8 @@ class Repo:
 
     kind: str
     name: str
-    private: bool = False
     commits: list[dict[str, bytes]] = field(default_factory=lambda: [{}])
     refs: dict[str, int] = field(default_factory=lambda: {"main": 0})
-    messages: list[str] = field(default_factory=list)
 
     def sha(self, number: int) -> str:
         return hashlib.sha1(f"{self.kind}/{self.name}@{number}".encode()).hexdigest()
@@ -37,7 +37,7 @@ class Repo:
         return self.sha(number), self.commits[number]
 
 
-class HubServer(ThreadingHTTPServer):
+class HubServer(QuietServer):
     """Hub server.
 
     Attributes:
@@ -49,8 +49,6 @@ class HubServer(ThreadingHTTPServer):
         objects: Uploaded large files by SHA-256.
     """
 
-    daemon_threads = True
-
     def __init__(self, token: str = "hf_S3CRET"):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.token = token
@@ -60,7 +58,7 @@ class HubServer(ThreadingHTTPServer):
         self.faults: dict[str, list[int]] = collections.defaultdict(list)
         self.objects: dict[str, bytes] = {}
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        self.start()
 
     @property
     def url(self) -> str:
@@ -96,9 +94,6 @@ class HubServer(ThreadingHTTPServer):
         assert found is not None
         return found[1]
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Do not print errors of disconnected clients."""
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -119,8 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def missing(self, code: str) -> None:
-        self.send(404, {"error": code}, X_Error_Code=code)
+    def missing(self, code: str, **headers: str) -> None:
+        self.send(404, {"error": code}, X_Error_Code=code, **headers)
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -181,56 +176,50 @@ class _Handler(BaseHTTPRequestHandler):
         if key in self.server.repos:
             self.send(409, {"error": "exists", "url": f"{self.server.url}/{prefix}{name}"})
             return
-        self.server.repos[key] = Repo(kind, name, bool(fields.get("private")))
+        self.server.repos[key] = Repo(kind, name)
         self.send(200, {"url": f"{self.server.url}/{prefix}{name}", "name": name})
 
     def batch(self, fields: dict[str, Any]) -> None:
         objects = []
         for one in fields["objects"]:
-            entry: dict[str, Any] = {"oid": one["oid"], "size": one["size"]}
+            objects.append({"oid": one["oid"], "size": one["size"]})
             if one["oid"] not in self.server.objects:
-                href = f"{self.server.url}/upload/{one['oid']}"
-                entry["actions"] = {"upload": {"href": href, "header": {}}}
-            objects.append(entry)
+                upload = {"href": f"{self.server.url}/upload/{one['oid']}"}
+                objects[-1]["actions"] = {"upload": upload}
         self.send(200, {"transfer": "basic", "objects": objects})
 
     def api(
         self, kind: str, name: str, rest: list[str], query: dict[str, str], body: bytes
     ) -> None:
         repo = self.server.repos.get(f"{kind}/{name}")
+        action, revision, *path = [*rest, "revision", "main"][: max(2, len(rest))]
         if repo is None:
             self.missing("RepoNotFound")
-        elif not rest or rest[0] == "revision":
-            self.info(repo, rest[1] if rest else "main")
-        elif rest[0] == "preupload":
+        elif action == "preupload":
             self.preupload(json.loads(body))
-        elif rest[0] == "commit":
-            self.commit(repo, rest[1], body)
-        elif rest[0] == "tree":
-            self.tree(repo, rest[1], "/".join(rest[2:]), query)
-        elif rest[0] == "paths-info":
-            self.paths_info(repo, rest[1], body)
-        elif rest[0] in ("tag", "branch"):
-            name = json.loads(body)["tag"] if rest[0] == "tag" else rest[1]
-            repo.refs[name] = repo.refs[rest[1] if rest[0] == "tag" else "main"]
+        elif action == "commit":
+            self.commit(repo, revision, body)
+        elif action == "tag":
+            repo.refs[json.loads(body)["tag"]] = repo.refs[revision]
             self.send(200, {})
-        elif rest[0] == "refs":
-            entries = [
-                {"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": repo.sha(number)}
-                for ref, number in repo.refs.items()
-            ]
-            self.send(200, {"branches": entries, "tags": [], "converts": []})
-        else:
+        elif action == "branch":
+            repo.refs[revision] = repo.refs["main"]
+            self.send(200, {})
+        elif action not in ("revision", "tree", "paths-info"):
             self.missing("EntryNotFound")
-
-    def info(self, repo: Repo, revision: str) -> None:
-        found = repo.resolve(revision)
-        if found is None:
+        elif (found := repo.resolve(revision)) is None:
             self.missing("RevisionNotFound")
-            return
-        siblings = [{"rfilename": path} for path in sorted(found[1])]
-        fields = {"id": repo.name, "sha": found[0], "private": repo.private, "tags": []}
-        self.send(200, {**fields, "siblings": siblings, "downloads": 0, "likes": 0})
+        elif action == "revision":
+            siblings = [{"rfilename": path} for path in sorted(found[1])]
+            fields = {"id": repo.name, "sha": found[0], "private": False, "tags": []}
+            self.send(200, {**fields, "siblings": siblings, "downloads": 0, "likes": 0})
+        elif action == "tree":
+            self.tree(found[1], "/".join(path), query)
+        else:
+            text = body.decode()
+            wanted = (json.loads(text) if text.startswith("{") else parse_qs(text))["paths"]
+            wanted = wanted if isinstance(wanted, list) else [wanted]
+            self.send(200, [_file(path, found[1][path]) for path in wanted if path in found[1]])
 
     def preupload(self, fields: dict[str, Any]) -> None:
         answers = [
@@ -245,20 +234,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, repo: Repo, revision: str, body: bytes) -> None:
         files = dict(repo.commits[repo.refs[revision]])
-        message = ""
         for line in body.decode().splitlines():
             entry = json.loads(line)
             value = entry["value"]
-            if entry["key"] == "header":
-                message = value["summary"]
-            elif entry["key"] == "file":
+            if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
             elif entry["key"] == "deletedFile":
                 files.pop(value["path"], None)
         repo.commits.append(files)
-        repo.messages.append(message)
         repo.refs[revision] = len(repo.commits) - 1
         sha = repo.sha(len(repo.commits) - 1)
         url = f"{self.server.url}/{repo.name}/commit/{sha}"
@@ -266,13 +251,9 @@ class _Handler(BaseHTTPRequestHandler):
             200, {"commitUrl": url, "commitOid": sha, "pullRequestUrl": None, "success": True}
         )
 
-    def tree(self, repo: Repo, revision: str, folder: str, query: dict[str, str]) -> None:
-        found = repo.resolve(revision)
-        if found is None:
-            self.missing("RevisionNotFound")
-            return
+    def tree(self, files: dict[str, bytes], folder: str, query: dict[str, str]) -> None:
         prefix = f"{folder}/" if folder else ""
-        inside = {p: c for p, c in found[1].items() if p.startswith(prefix)}
+        inside = {p: c for p, c in files.items() if p.startswith(prefix)}
         if folder and not inside:
             self.missing("EntryNotFound")
             return
@@ -287,33 +268,17 @@ class _Handler(BaseHTTPRequestHandler):
             entries = {p: e for p, e in entries.items() if "/" not in p[len(prefix) :]}
         self.send(200, list(entries.values()))
 
-    def paths_info(self, repo: Repo, revision: str, body: bytes) -> None:
-        found = repo.resolve(revision)
-        if found is None:
-            self.missing("RevisionNotFound")
-            return
-        text = body.decode()
-        fields = json.loads(text) if text.startswith("{") else parse_qs(text)
-        wanted = fields["paths"] if isinstance(fields["paths"], list) else [fields["paths"]]
-        self.send(200, [_file(path, found[1][path]) for path in wanted if path in found[1]])
-
     def resolve(self, kind: str, name: str, rest: list[str]) -> None:
         repo = self.server.repos.get(f"{kind}/{name}")
-        if repo is None:
-            self.missing("RepoNotFound")
-            return
-        if len(rest) < 3 or rest[0] not in ("resolve", "raw"):
-            self.missing("EntryNotFound")
-            return
-        found = repo.resolve(rest[1])
+        is_file = len(rest) >= 3 and rest[0] in ("resolve", "raw")
+        found = repo.resolve(rest[1]) if repo is not None and is_file else None
         if found is None:
-            self.missing("RevisionNotFound")
+            code = "RevisionNotFound" if is_file else "EntryNotFound"
+            self.missing("RepoNotFound" if repo is None else code)
             return
         content = found[1].get("/".join(rest[2:]))
         if content is None:
-            self.send(
-                404, {"error": "no file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=found[0]
-            )
+            self.missing("EntryNotFound", X_Repo_Commit=found[0])
             return
         headers = {
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',

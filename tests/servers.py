@@ -11,6 +11,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
+class QuietServer(ThreadingHTTPServer):
+    """HTTP server on the loopback address that runs in a thread."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Do not print errors of disconnected clients."""
+
+
 @dataclass(frozen=True)
 class Call:
     """Request of a client.
@@ -85,7 +103,6 @@ class LoopbackServer:
         self._connections: set[socket.socket] = set()
         self._server: ThreadingHTTPServer | None = None
         self.calls: list[Call] = []
-        self.probes = 0
         self.in_flight = self.max_in_flight = 0
         # bound but not listening: reserves the port and refuses connections
         self._port = socket.socket()
@@ -107,8 +124,8 @@ class LoopbackServer:
         self._port.close()
 
     def start(self) -> None:
-        self._server = _Server(self._address, _handler(self))
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._server = QuietServer(self._address, _handler(self))
+        self._server.start()
 
     def stop(self) -> None:
         server, self._server = self._server, None
@@ -124,7 +141,6 @@ class LoopbackServer:
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         if method == "GET":
-            self.probes += 1
             return Response(body=b'{"object": "list", "data": []}')
         with self._lock:
             call = Call(len(self.calls) + 1, method, path, headers, body, time.monotonic())
@@ -142,15 +158,6 @@ class LoopbackServer:
         finally:
             with self._lock:
                 self.in_flight -= 1
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Do not print errors of disconnected clients."""
 
 
 def _handler(server: LoopbackServer) -> type[BaseHTTPRequestHandler]:

@@ -102,7 +102,7 @@ def build(
 
     def fetch_and_write() -> tuple[str, ...]:
         fetch_all(recipe, layout.regions, layout.places, space.cache)
-        with closing(space.open_store()) as store:
+        with closing(Store(space.cache)) as store:
             return _write(recipe, space, layout, readings, store, limit)
 
     try:
@@ -132,7 +132,7 @@ def retry_failed(recipe: CityRecipe, output_dir: str | Path) -> int:
     """
     space = Workspace(output_dir)
     sources = [one for one in (recipe.satellite, *recipe.street_view) if one is not None]
-    with closing(space.open_store()) as store:
+    with closing(Store(space.cache)) as store:
         count = sum(store.forget_failures(f"{one.name}/") for one in sources)
     if count:
         forget_batches(space.cache)

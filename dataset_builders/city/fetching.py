@@ -33,8 +33,7 @@ class Batch:
     Attributes:
         source: Street-view source.
         places: Locations to request.
-        file: JSON file of the result. The result of an incomplete batch (pending or failed items)
-            is in the file of the same name with suffix `.partial`.
+        file: JSON file of the result, which says whether items failed.
     """
 
     source: StreetViewSource
@@ -53,22 +52,16 @@ class Batch:
         """Write the result to disk."""
         views = sorted((v for v in found if isinstance(v, View)), key=lambda view: view.image_id)
         rejects = [asdict(one) for one in found if isinstance(one, PhotoReject)]
-        answer = {"views": [*map(asdict, views)], "rejects": rejects}
-        write_state(self.file if complete else self._partial, answer)
-        if complete:
-            self._partial.unlink(missing_ok=True)
-
-    @property
-    def _partial(self) -> Path:
-        return self.file.with_suffix(".partial")
+        answer = {"views": [*map(asdict, views)], "rejects": rejects, "complete": complete}
+        write_state(self.file, answer)
 
     def is_complete(self) -> bool:
         """Whether the result of every item is on disk."""
-        return read_json(self.file) is not None
+        return bool(self._read()["complete"])
 
     def _read(self) -> Any:
-        nothing: dict[str, Any] = {"views": [], "rejects": []}
-        return read_json(self.file) or read_json(self._partial) or nothing
+        nothing = {"views": [], "rejects": [], "complete": False}
+        return nothing | (read_json(self.file) or {})
 
 
 def batches(
@@ -95,7 +88,7 @@ def batches(
 
 def forget_batches(cache: Path) -> None:
     """Delete the results of all batches, so that their locations are requested again."""
-    for path in (cache / "views").glob("[0-9]*-*.*"):
+    for path in (cache / "views").glob("*.json"):
         path.unlink()
 
 
@@ -125,7 +118,6 @@ def open_fetcher(settings: NetworkSettings, store: Store, limits: Mapping[str, L
         store,
         {**limits, **settings.limits},
         max_attempts=settings.max_attempts,
-        timeout_s=settings.timeout_s,
         user_agent=settings.user_agent,
     )
 

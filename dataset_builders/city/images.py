@@ -23,6 +23,7 @@ from .fetching import batches
 from .recipe import CityRecipe
 
 REGIONS_PER_SHARD = 500
+TILE_COLUMNS = ("tile_z", "tile_x", "tile_y")
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,7 @@ def satellite_row(source: SatelliteSource, picture: Picture, store: Store) -> di
         "image": {"bytes": content, "path": None},
         "image_id": picture.image_id,
         "region_id": region.region_id,
-        "tile_z": region.tile_z if picture.is_tile else None,
-        "tile_x": region.tile_x if picture.is_tile else None,
-        "tile_y": region.tile_y if picture.is_tile else None,
+        **{name: getattr(region, name) if picture.is_tile else None for name in TILE_COLUMNS},
         "ground_resolution_m": math.sqrt(region.area_m2) / PICTURE_PX,
         "captured_at": picture.captured_at,
         "source": source.name,
@@ -122,21 +121,17 @@ def satellite_row(source: SatelliteSource, picture: Picture, store: Store) -> di
         "attribution": source.attribution,
         "redistributable": source.redistributable,
         "fetched_at": _moment(picture.fetched_at),
-        "sha256": sha256_of(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
-
-
-def sha256_of(content: bytes) -> str:
-    """SHA-256 of an image in hexadecimal, as in the column `sha256`."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def _placed(
     source: StreetViewSource, views: Sequence[View], index: RegionIndex, names: Any, store: Store
 ) -> Iterator[CityImage]:
     lon, lat = (np.array([getattr(view, name) for view in views]) for name in ("lon", "lat"))
+    is_folder = isinstance(source, LocalFolder)
     # providers return cameras beyond the outermost regions: only local folders are checked
-    found = assign_points(lon, lat, index, check=isinstance(source, LocalFolder))
+    found = assign_points(lon, lat, index, check=is_folder)
     for view, number in zip(views, found.tolist(), strict=True):
         fetched = store.get(view.key)
         if fetched is None or fetched.status != "ok" or fetched.sha256 is None:
@@ -148,19 +143,13 @@ def _placed(
         yield CityImage(
             view.image_id,
             region_id,
-            (sha256, f"panorama {_panorama(source, view)}"),
+            # views of one panorama have the same image ID up to the heading
+            (sha256, view.image_id if is_folder else "/".join(view.image_id.split("/")[:2])),
             sha256,
             "outside" if region_id is None else "",
             "",
             partial(_view_row, source, view, region_id, sha256, moment, store),
         )
-
-
-def _panorama(source: StreetViewSource, view: View) -> str:
-    """ID of the panorama: the image ID up to the heading."""
-    if isinstance(source, LocalFolder):
-        return view.image_id
-    return "/".join(view.image_id.split("/")[:2])
 
 
 def _view_row(
@@ -191,6 +180,5 @@ __all__ = [
     "folder_rejects",
     "satellite_images",
     "satellite_row",
-    "sha256_of",
     "street_view_images",
 ]

@@ -1,6 +1,7 @@
-"""Estimate the requests, download size, duration and price of a build."""
+"""Plan of a build (requests, download size, duration and price), and its status."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import pandas as pd
 
 from ..download import Limit, Store
 from ..errors import DatasetError, SourceError
-from ..files import write_state
+from ..files import read_json, write_state
 from ..plots import plot_points, plot_regions
 from ..roads import network_length_m
+from ..schema import config_name
 from ..sources.local_folder import LocalFolder
 from ..sources.satellite import SatelliteSource
 from ..sources.street_view import StreetViewSource
+from ..storage import DATA_FOLDER, count_rows, list_tables
 from .fetching import batches
 from .layout import Layout, lay_out
 from .readers import Reading
@@ -25,6 +28,7 @@ from .recipe import CityRecipe
 from .workspace import Workspace
 
 PLAN_FILE = "plan.json"
+REASONS_SHOWN = 5
 COSTS = ("requests", "gigabytes", "hours", "price")
 COLUMNS = ("name", "view", "items", "left", *COSTS, "redistributable")
 
@@ -140,7 +144,7 @@ def estimate(recipe: CityRecipe, layout: Layout, space: Workspace, *, draw: bool
     """Plan of a build with a given layout; see [`plan`]."""
     rows = []
     if (source := recipe.satellite_source()) is not None:
-        with closing(space.open_store()) as store:
+        with closing(Store(space.cache)) as store:
             rows.append(_satellite(recipe, source, layout, store))
     rows += _street_views(recipe, layout, space)
     found = Plan(
@@ -189,6 +193,33 @@ def check_costs(recipe: CityRecipe, found: Plan, max_cost: float | None, agreed:
     return "" if agreed or not asked else f"This will take {asked}. Continue?"
 
 
+def describe(recipe: CityRecipe, output_dir: str | Path) -> str:
+    """Status of a build as text.
+
+    Raises:
+        DatasetError: The folder holds no build.
+    """
+    space = Workspace(output_dir)
+    if not space.cache.is_dir():
+        raise DatasetError(
+            f"There is no build in {space.root}. Run `python -m dataset_builders build` first."
+        )
+    planned = read_json(space.plan / PLAN_FILE) or {"sources": []}
+    items = {one["name"]: one["items"] for one in planned["sources"]}
+    lines = [f"{recipe.city} in {space.root}"]
+    names = [one.name for one in (recipe.satellite, *recipe.street_view) if one is not None]
+    with closing(Store(space.cache)) as store:
+        for name in names:
+            lines += _status(store, name, items.get(name))
+        failed = sum(store.counts(f"{name}/").get("failed", 0) for name in names)
+    if (space.dataset / DATA_FOLDER).is_dir() and any((space.dataset / DATA_FOLDER).iterdir()):
+        lines += [
+            f"  {config_name(*table)}: {count_rows(space.dataset, *table):,} rows"
+            for table in list_tables(space.dataset)
+        ]
+    return "\n".join(lines + ["Rerun the build to retry failed items."] * bool(failed))
+
+
 def duration(hours: float) -> str:
     """Format a duration in seconds, minutes or hours."""
     if hours < 1 / 60:
@@ -214,10 +245,11 @@ def _street_views(
         if isinstance(source, LocalFolder):
             source.paths()  # raises if the folder is missing
             continue
-        left = sum(len(one.places) for one in some if not one.file.exists())
+        left = sum(len(one.places) for one in some if not one.is_complete())
         requests = math.ceil(left * source.requests_per_place)
         # images are paid for and stored, metadata requests are free
-        images = left * _images_per_place(source)
+        per_place = len(getattr(source, "headings", ())) or getattr(source, "per_place", 1)
+        images = left * per_place
         costs = _costs(recipe, source, requests, images, recipe.costs.street_view_kb)
         items = len(layout.places)
         yield source.name, "street_view", items, left, *costs, source.redistributable
@@ -236,8 +268,16 @@ def _costs(
     return requests, images * size_kb / 1e6, requests / rate / 3600, price
 
 
-def _images_per_place(source: Any) -> int:
-    return len(source.headings) if hasattr(source, "headings") else getattr(source, "per_place", 1)
+def _status(store: Store, name: str, planned: int | None) -> Iterator[str]:
+    """Number of items per status, and the most frequent reasons of failures."""
+    states = ", ".join(f"{count:,} {state}" for state, count in store.counts(f"{name}/").items())
+    of = "" if planned is None else f" (planned: {planned:,} tiles or places)"
+    yield f"  {name}: {states or 'nothing requested yet'}{of}"
+    reasons = Counter(f"{one.status}: {one.detail}" for one in store.failures(f"{name}/"))
+    for reason, count in reasons.most_common(REASONS_SHOWN):
+        yield f"    {count:,} {reason}"
+    if len(reasons) > REASONS_SHOWN:
+        yield f"    and {len(reasons) - REASONS_SHOWN} further reasons"
 
 
 def _draw(recipe: CityRecipe, layout: Layout, folder: Path) -> None:
@@ -248,4 +288,13 @@ def _draw(recipe: CityRecipe, layout: Layout, folder: Path) -> None:
         plot_points(layout.roads, layout.points, folder / "points.png", title)
 
 
-__all__ = ["PLAN_FILE", "Plan", "check_costs", "duration", "estimate", "plan", "read_targets"]
+__all__ = [
+    "PLAN_FILE",
+    "Plan",
+    "check_costs",
+    "describe",
+    "duration",
+    "estimate",
+    "plan",
+    "read_targets",
+]

@@ -24,9 +24,9 @@ from ..storage import Reject
 from ..yaml_records import Record, nearest
 
 Share = Annotated[float, Field(ge=0, le=1)]
-POINT_COLUMNS = (
-    *("coord_system", "lon", "lat", "id_column", "count_column", "date_column", "year"),
-)
+POINT_COLUMNS = {
+    *("coord_system", "lon", "lat", "id_column", "count_column", "date_column", "year")
+}
 Resolve = Callable[[str], Path]
 """Resolves a path in the recipe."""
 
@@ -206,19 +206,14 @@ class RasterSettings(IndicatorSettings):
         blank = frame[f"{self.name}_coverage"] == 0
         if not blank.any():
             return []
-        said = (
+        zero = int(frame.loc[blank, self.name].notna().sum())
+        note = (
             f"`{self.name}`: {int(blank.sum()):,} of {len(frame):,} regions contain no valid cell "
-            f"of {source.name}"
+            f"of {source.name}; {zero:,} of them are 0, the others null."
         )
-        if self.zero_where_no_data:
-            zero = int(frame.loc[blank, self.name].notna().sum())
-            return [f"{said}; {zero:,} of them are 0 (`zero_where_no_data`)."]
-        if not source.nodata_is_zero:
-            return [f"{said} and are null."]
-        return [
-            f"{said} and are null, since the file may have been clipped to a boundary. If the file "
-            "is complete, set `zero_where_no_data: true` to make them 0."
-        ]
+        if source.nodata_is_zero and not self.zero_where_no_data:
+            note += " If the file was not clipped, `zero_where_no_data: true` makes them 0."
+        return [note]
 
 
 class PolygonSettings(IndicatorSettings):
@@ -322,7 +317,7 @@ class PointSettings(CountedSettings):
 
     def read_points(self, file: Path) -> Points:
         """See [`CountedSettings.read_points`]."""
-        return read_points(file, **self.model_dump(include=set(POINT_COLUMNS)))
+        return read_points(file, **self.model_dump(include=POINT_COLUMNS))
 
 
 class PlaceSettings(CountedSettings):

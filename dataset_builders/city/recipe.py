@@ -147,14 +147,12 @@ class NetworkSettings(Record):
     Attributes:
         contact: E-mail address or URL for the user agent.
         max_attempts: Maximum number of attempts per item and run.
-        timeout_s: Read timeout in seconds.
         limits: Limits per host: `{api.map.baidu.com: {per_second: 10, at_once: 8}}`.
         placeholders_above: An image returned for more items than this is a placeholder.
     """
 
     contact: str = ""
     max_attempts: Annotated[int, Field(ge=1)] = 5
-    timeout_s: Positive = 30.0
     limits: Mapping[str, Limit] = {}
     placeholders_above: Annotated[int, Field(ge=0)] = 20
 

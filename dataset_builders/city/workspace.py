@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ..download import Store
 from ..errors import DatasetError
 
 BUILD_MARKER, LEDGER_FILE = ".urbanln-build", "ledger.sqlite"
@@ -42,10 +41,6 @@ class Workspace:
             )
         self.root.mkdir(parents=True, exist_ok=True)
         marks[0].touch()
-
-    def open_store(self) -> Store:
-        """Open the download store."""
-        return Store(self.cache)
 
 
 __all__ = ["Workspace"]

@@ -103,25 +103,16 @@ class ImportReport:
     problems: list[str]
 
     def __str__(self) -> str:
+        lines = [f"Dataset in {self.output_dir}"]
+        lines += [f"{name}: {rows:,} rows" for name, rows in self.written.items()]
+        for city, count in self.regions_without_image.items():
+            lines += [f"{city}: {count:,} regions have no image"] * bool(count)
+        for name, (count, across) in self.duplicate_images.items():
+            text = f"{name}: {count:,} duplicate images, {across:,} in another region"
+            lines += [text] * bool(count)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.rejects.items())
-        return "\n  ".join(
-            [
-                f"Dataset in {self.output_dir}",
-                *(f"{name}: {rows:,} rows" for name, rows in self.written.items()),
-                *(
-                    f"{city}: {count:,} regions have no image"
-                    for city, count in self.regions_without_image.items()
-                    if count
-                ),
-                *(
-                    f"{name}: {count:,} duplicate images, {across:,} in another region"
-                    for name, (count, across) in self.duplicate_images.items()
-                    if count
-                ),
-                f"left out: {f'{reasons} (rejects.parquet)' if reasons else 'nothing'}",
-                *(f"note: {text}" for text in self.problems),
-            ]
-        )
+        lines.append(f"left out: {f'{reasons} (rejects.parquet)' if reasons else 'nothing'}")
+        return "\n  ".join([*lines, *(f"note: {text}" for text in self.problems)])
 
 
 def import_dataset(

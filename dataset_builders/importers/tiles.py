@@ -89,12 +89,6 @@ def parse_tile_name(name: str) -> Tile | None:
     return int(match["x"]), int(match["y"])
 
 
-def parse_tile_pair(text: Any) -> Tile | None:
-    """Column and row of a text "(x,y)"; None for other texts."""
-    match = TILE_PAIR.fullmatch(str(text).strip())
-    return (int(match["x"]), int(match["y"])) if match else None
-
-
 def tile_region_id(tile: Tile) -> str:
     """Region ID of a tile, prefixed with the tile numbering scheme."""
     return f"baidu_{_image_id(tile)}"
@@ -120,11 +114,11 @@ def read_tile_rows(
     rejects += bad
     listed: set[Tile] = set()
     for row in frame.to_dict("records"):
-        tile = parse_tile_pair(row[coordinate])
-        if tile is None:
-            item, detail = str(row[coordinate]), f"{path.name}: expected (x,y)"
-            rejects.append((table, item, "bad_tile", detail))
+        text = str(row[coordinate])
+        if (match := TILE_PAIR.fullmatch(text.strip())) is None:
+            rejects.append((table, text, "bad_tile", f"{path.name}: expected (x,y)"))
             continue
+        tile = int(match["x"]), int(match["y"])
         item = tile_region_id(tile)
         if tile in listed:
             rejects.append((table, item, "listed_twice", path.name))
@@ -148,11 +142,15 @@ def read_sentences(path: Path) -> dict[str, list[str]]:
         SourceError: The file is not JSON, or has another structure.
     """
     try:
-        records = list(_flatten(json.loads(path.read_text(encoding="utf-8"))))
+        records = [json.loads(path.read_text(encoding="utf-8"))]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(f"{path} is not valid JSON: {error}") from error
     sentences: dict[str, list[str]] = {}
-    for record in records:
+    while records:
+        record = records.pop()
+        if isinstance(record, list):
+            records += reversed(record)
+            continue
         if not isinstance(record, dict) or "image" not in record or "caption" not in record:
             raise SourceError(f"{path} must list {{'image', 'caption'}} objects, got {record!r}.")
         sentences.setdefault(str(record["image"]), []).append(record["caption"] or "")
@@ -226,11 +224,3 @@ def _items(
         if tile in captions:
             columns |= {"caption": captions[tile], "caption_model": model}
         yield ImageItem(_image_id(tile), region, path, columns)
-
-
-def _flatten(content: Any) -> Iterator[Any]:
-    if isinstance(content, list):
-        for part in content:
-            yield from _flatten(part)
-    else:
-        yield content

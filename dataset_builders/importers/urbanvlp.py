@@ -20,9 +20,10 @@ from typing import Any
 
 from ..captions import EMPTY, caption_text
 from ..coordinates import SYSTEMS, convert, tile_index
-from ..photos import list_images
+from ..photos import iso_date, list_images
 from ..schema import INDICATORS as SEVEN
 from ..schema import DatasetMetadata, Indicator, config_name
+from ..sources.local_folder import URBANVLP_NAMES
 from ..storage import Reject
 from .base import ImageItem, Imported, ImportPlan, city_of, require
 from .tiles import ZOOM, Tile, plan_tiles, read_tile_rows, tile_region_id
@@ -31,9 +32,6 @@ SUMMARY = "UrbanVLP: Baidu tiles and street views with captions, downstream tabl
 LAYOUT = "the folders urbansat/ and urbansv/ or downstream/ of UrbanVLP"
 MODEL, PARTS = "urbanvlp", ("train", "test")
 SOURCE = "https://github.com/CityMind-Lab/UrbanVLP"
-STREET_VIEW_NAME = re.compile(
-    r"(?P<id>[^_]+)_(?P<lon>-?[\d.]+),(?P<lat>-?[\d.]+)_(?P<date>\d{6})_(?P<heading>-?[\d.]+)"
-)
 # published values are a + b ln(y) of UrbanCLIP's y; a and b were fitted to the common rows
 AFFINE = {
     "carbon": (5.73922848, 0.10732694, "tonnes carbon, December 2021"),
@@ -117,14 +115,13 @@ def _street_views(
     table = config_name(city_of(city), "street_view")
     items, tiles = [], set()
     for path in list_images(folder / "streetview_images" / city):
-        match = STREET_VIEW_NAME.fullmatch(path.stem)
+        match = re.fullmatch(URBANVLP_NAMES, path.stem)
         if match is None:
             detail = "expected <id>_<lng>,<lat>_<YYYYMM>_<heading>.jpg"
             rejects.append((table, path.name, "bad_name", detail))
             continue
         try:
-            lon, lat = float(match["lon"]), float(match["lat"])
-            heading = float(match["heading"])
+            lon, lat, heading = (float(match[name]) for name in ("lon", "lat", "heading"))
             x, y = tile_index(*convert(lon, lat, crs, "bd09"), ZOOM, "baidu")
         except ValueError as error:
             rejects.append((table, path.name, "bad_coordinates", str(error)))
@@ -134,7 +131,7 @@ def _street_views(
             "lon": lon,
             "lat": lat,
             "heading": heading,
-            "captured_at": f"{match['date'][:4]}-{match['date'][4:]}",
+            "captured_at": iso_date(match["captured_at"]),
             "source": SOURCE,
             **_street_view_caption(folder / "streetview_texts" / city, path, table, rejects),
         }

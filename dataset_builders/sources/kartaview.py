@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..download import Fetcher, Item, Limit, Store, Verdict
-from ..errors import SourceError
 from .street_view import (
     Place,
     View,
     batched,
+    check_nearest,
     id_parts,
     images,
     is_id,
@@ -23,9 +23,7 @@ from .street_view import (
 )
 
 HOST = "https://api.openstreetcam.org"
-SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
-"""Fields with the URLs of a photo, from the smallest thumbnail to the original."""
-DENIED, QUOTA = (401, 403), (429,)
+ADDRESS = "fileurlProc"
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,12 @@ class KartaView:
     Attributes:
         per_place: Maximum number of photos per location.
         radius_m: Maximum distance from the location in metres.
-        size: Field with the URL of the image, one of `SIZES`.
-        since: ISO 8601 date of the oldest photos to use; no limit by default.
         base_url: URL of the service.
     """
 
     provider: Literal["kartaview"] = "kartaview"
     per_place: int = 1
     radius_m: int = 50
-    size: str = "fileurlProc"
-    since: str | None = None
     base_url: str = HOST
     limits: Mapping[str, Limit] = field(
         default_factory=lambda: {"api.openstreetcam.org": Limit(2, 4)}
@@ -55,13 +49,7 @@ class KartaView:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise SourceError(f"`size` must be one of {SIZES}, got {self.size!r}.")
-        if self.per_place < 1 or self.radius_m <= 0:
-            raise SourceError(
-                "`per_place` must be 1 or more and `radius_m` above 0, got "
-                f"{self.per_place} and {self.radius_m}."
-            )
+        check_nearest(self.per_place, self.radius_m)
 
     @property
     def requests_per_place(self) -> float:
@@ -81,7 +69,7 @@ class KartaView:
             for photo in list(self._photos(answers.get(key)))[: self.per_place]:
                 view = self._view(photo, place)
                 # a photo near several locations belongs to the first
-                found.setdefault(view.key, (view, photo[self.size]))
+                found.setdefault(view.key, (view, photo[ADDRESS]))
         items = (_picture(key, address) for key, (_, address) in found.items())
         async for key in images(items, fetcher):
             yield found[key][0]
@@ -95,7 +83,7 @@ class KartaView:
             questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
             answers = await json_answers(questions, check_answer, fetcher, store)
             addresses = {
-                self._picture_key(ids[key]): photo[self.size]
+                self._picture_key(ids[key]): photo[ADDRESS]
                 for key, answer in answers.items()
                 for photo in self._photos(answer)
             }
@@ -104,7 +92,7 @@ class KartaView:
                 yield f"{self.name}/{key.split('/')[2]}", key
 
     def _picture_key(self, one: str) -> str:
-        return f"{self.name}/picture/{one}/{self.size}"
+        return f"{self.name}/picture/{one}/{ADDRESS}"
 
     def _question(self, key: str, place: Place) -> Item:
         params = {
@@ -123,10 +111,7 @@ class KartaView:
         for photo in photos:
             if not isinstance(photo, dict) or not is_id(photo.get("id")):
                 continue
-            if not isinstance(photo.get(self.size), str):
-                continue
-            taken = photo.get("shotDate") or photo.get("dateAdded")
-            if self.since is None or (taken and str(taken)[:10] >= self.since[:10]):
+            if isinstance(photo.get(ADDRESS), str):
                 yield photo
 
     def _view(self, photo: Mapping[str, Any], place: Place) -> View:
@@ -149,10 +134,8 @@ def check_answer(content: bytes, media_type: str) -> Verdict:
         return Verdict("invalid", f"{media_type or 'response'}, not a JSON object")
     status = answer.get("status")
     code = status.get("httpCode") if isinstance(status, dict) else None
-    if code in DENIED:
-        return Verdict("denied", f"httpCode {code}")
-    if code in QUOTA:
-        return Verdict("quota", f"httpCode {code}")
+    if code in (401, 403, 429):
+        return Verdict("quota" if code == 429 else "denied", f"httpCode {code}")
     if "result" not in answer or (isinstance(code, int) and code >= 400):
         return Verdict("invalid", f"httpCode {code}" if code else "JSON without a result")
     return Verdict("ok")

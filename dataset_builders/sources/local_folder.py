@@ -64,10 +64,7 @@ class LocalFolder:
 
     def __post_init__(self) -> None:
         if self.coord_system not in SYSTEMS:
-            raise SourceError(
-                f"`coord_system` must be one of {SYSTEMS}, got {self.coord_system!r}. Coordinates "
-                "of Chinese maps are gcj02 or bd09, up to a kilometre off wgs84."
-            )
+            raise SourceError(f"`coord_system` must be in {SYSTEMS}, got {self.coord_system!r}.")
         if self.coordinates == "exif" and self.coord_system != "wgs84":
             raise SourceError("EXIF coordinates are always wgs84: omit `coord_system`.")
         try:

@@ -6,7 +6,7 @@ its URL was requested.
 """
 
 import datetime
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,15 +15,25 @@ from scipy.spatial import cKDTree
 
 from ..coordinates import tile_index
 from ..download import Fetcher, Item, Limit, Store, Verdict
-from ..errors import MissingExtraError, SourceError
+from ..errors import MissingExtraError
 from ..splits import local_xy
 from ..trust import secret_from
-from .street_view import Place, View, batched, id_parts, images, json_answers, number, read_json
+from .street_view import (
+    Place,
+    View,
+    batched,
+    check_nearest,
+    id_parts,
+    images,
+    json_answers,
+    number,
+    read_json,
+)
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
-FIELDS = "id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{size}"
-SIZES = ("thumb_256_url", "thumb_1024_url", "thumb_2048_url", "thumb_original_url")
+ADDRESS = "thumb_1024_url"
+FIELDS = f"id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{ADDRESS}"
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,6 @@ class Mapillary:
         per_place: Maximum number of images per location.
         radius_m: Maximum distance from the location in metres.
         panoramas: True for panoramas only, False for flat images only, None for both.
-        since: ISO 8601 date of the oldest images to use; no limit by default.
-        size: Field with the URL of the image, one of `SIZES`.
         tiles_url: URL of the coverage tiles.
         graph_url: URL of the Graph API.
         key_env: Environment variable that holds the access token.
@@ -45,8 +53,6 @@ class Mapillary:
     per_place: int = 1
     radius_m: float = 50.0
     panoramas: bool | None = None
-    since: str | None = None
-    size: str = "thumb_1024_url"
     tiles_url: str = TILES
     graph_url: str = GRAPH
     key_env: str = "MAPILLARY_ACCESS_TOKEN"
@@ -62,13 +68,7 @@ class Mapillary:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise SourceError(f"`size` must be one of {SIZES}, got {self.size!r}.")
-        if self.per_place < 1 or self.radius_m <= 0:
-            raise SourceError(
-                "`per_place` must be 1 or more and `radius_m` above 0, got "
-                f"{self.per_place} and {self.radius_m}."
-            )
+        check_nearest(self.per_place, self.radius_m)
 
     @property
     def requests_per_place(self) -> float:
@@ -83,7 +83,16 @@ class Mapillary:
         tiles = sorted({tile_index(p.lon, p.lat, ZOOM, "xyz") for p in places})
         # the nearest image may lie in a neighbouring tile
         around = sorted({(x + i, y + j) for x, y in tiles for i in (-1, 0, 1) for j in (-1, 0, 1)})
-        async for _ in fetcher.fetch_all(self._tile_items(around, secret), check_tile):
+        items = (
+            Item(
+                self._tile_key(x, y),
+                f"{self.tiles_url}/maps/vtp/mly1_public/2/{ZOOM}/{x}/{y}",
+                {"access_token": secret},
+                secret=secret,
+            )
+            for x, y in around
+        )
+        async for _ in fetcher.fetch_all(items, check_tile):
             pass
         chosen = self._nearest(places, self._coverage(around, store))
         for batch in batched(chosen.items()):
@@ -107,58 +116,45 @@ class Mapillary:
         # URLs expire: request those of missing images again
         fresh = [one for one in batch if store.settled(self._picture_key(one)) is None]
         store.forget(self._entity_key(one) for one in fresh)
-        questions = self._entity_items(batch, secret)
+        questions = (
+            Item(
+                self._entity_key(one),
+                f"{self.graph_url}/{one}",
+                {"fields": FIELDS},
+                {"Authorization": f"OAuth {secret}"},
+                secret,
+            )
+            for one in batch
+        )
         entities = await json_answers(questions, check_entity, fetcher, store)
         found: dict[str, tuple[View, str]] = {}
         for one, place in batch.items():
             entity = entities.get(self._entity_key(one)) or {}
-            if isinstance(address := entity.get(self.size), str):
+            if isinstance(address := entity.get(ADDRESS), str):
                 found[self._picture_key(one)] = (self._view(one, entity, place), address)
         # the URL holds no API key, so a rejected request need not stop the build
         items = (Item(key, url, refused="failed") for key, (_, url) in found.items())
         async for key in images(items, fetcher):
             yield found[key][0]
 
-    def _tile_items(self, tiles: Iterable[tuple[int, int]], secret: str) -> Iterator[Item]:
-        for x, y in tiles:
-            url = f"{self.tiles_url}/maps/vtp/mly1_public/2/{ZOOM}/{x}/{y}"
-            key = f"{self.name}/tile/{ZOOM}/{x}/{y}"
-            yield Item(key, url, {"access_token": secret}, secret=secret)
+    def _tile_key(self, x: int, y: int) -> str:
+        return f"{self.name}/tile/{ZOOM}/{x}/{y}"
 
     def _entity_key(self, one: str) -> str:
         return f"{self.name}/entity/{one}"
 
     def _picture_key(self, one: str) -> str:
-        return f"{self.name}/picture/{one}/{self.size}"
-
-    def _entity_items(self, ids: Iterable[str], secret: str) -> Iterator[Item]:
-        for one in ids:
-            yield Item(
-                self._entity_key(one),
-                f"{self.graph_url}/{one}",
-                {"fields": FIELDS.format(size=self.size)},
-                {"Authorization": f"OAuth {secret}"},
-                secret,
-            )
+        return f"{self.name}/picture/{one}/{ADDRESS}"
 
     def _coverage(
         self, tiles: Iterable[tuple[int, int]], store: Store
     ) -> list[tuple[str, float, float]]:
         """Sorted ID, longitude and latitude of the selected images of the tiles."""
-        since = 0.0 if self.since is None else _milliseconds(self.since)
         found: dict[str, tuple[str, float, float]] = {}
         for x, y in tiles:
-            key = f"{self.name}/tile/{ZOOM}/{x}/{y}"
-            content = store.read(key)
-            try:
-                pictures = [] if content is None else decode_tile(content, x, y)
-            except ValueError as error:  # stored by a version that did not check tiles
-                store.mark([key], "invalid", str(error))
-                continue
-            for lon, lat, properties in pictures:
-                if self.panoramas is not None and bool(properties.get("is_pano")) != self.panoramas:
-                    continue
-                if (number(properties.get("captured_at")) or 0.0) >= since:
+            content = store.read(self._tile_key(x, y))
+            for lon, lat, properties in [] if content is None else decode_tile(content, x, y):
+                if self.panoramas in (None, bool(properties.get("is_pano"))):
                     one = str(properties["id"])
                     found[one] = (one, lon, lat)
         return sorted(found.values())
@@ -258,11 +254,6 @@ def _check_error(content: bytes, media_type: str) -> Verdict:
     if code in (10, 102, 190, 200):
         return Verdict("denied", f"error {code}")
     return Verdict("invalid", f"error {code}" if code else f"unexpected {media_type}")
-
-
-def _milliseconds(text: str) -> float:
-    moment = datetime.datetime.fromisoformat(text)
-    return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp() * 1000
 
 
 def _date(milliseconds: float | None) -> str | None:

@@ -48,8 +48,9 @@ LOOKS = ("collection", "datetime", "stretch", "assets", "max_cloud", "min_valid"
 class StacSource:
     """Collection of a STAC catalogue.
 
+    Further fields are those of [`SatelliteSource`].
+
     Attributes:
-        name: Name in the ledger and in the column `source`.
         url: URL of the catalogue's API; searches use `<url>/search`.
         collection: Collection ID, such as "sentinel-2-l2a" or "naip".
         datetime: First and last day, "2024-05-01/2024-09-30"; a closed interval, so that searches
@@ -60,11 +61,7 @@ class StacSource:
             red, green and blue.
         max_cloud: Maximum cloud cover of an item in per cent; a missing value counts as 0.
         min_valid: Minimum share of an image with data; the rest is black.
-        licence: Licence of the images.
-        attribution: Attribution required by the provider.
-        redistributable: Whether the images may be published; if not, only their IDs are.
         limit: Rate limit of searches, and number of regions read concurrently.
-        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
     """
 
     name: str
@@ -86,21 +83,16 @@ class StacSource:
 
     def __post_init__(self) -> None:
         if len(self.assets) not in (1, 3):
-            raise SourceError(
-                f"{self.name!r} takes three assets (red, green, blue) or one with three bands, "
-                f"got {len(self.assets)}: {', '.join(self.assets)}."
-            )
+            raise SourceError(f"`assets` takes one or three assets, got {self.assets}.")
         if not self.stretch[0] < self.stretch[1]:
-            raise SourceError(f"`stretch` of {self.name!r} must increase, got {self.stretch}.")
+            raise SourceError(f"`stretch` must increase, got {self.stretch}.")
         if not 0 < self.min_valid <= 1:
             raise SourceError(f"`min_valid` must be in (0, 1], got {self.min_valid}.")
         if not _is_web(self.url):
-            raise SourceError(f"`url` of {self.name!r} must use https://, got {self.url!r}.")
+            raise SourceError(f"`url` must use https://, got {self.url!r}.")
         first, last = self._window()
         if first > last:
-            raise SourceError(
-                f"`datetime` of {self.name!r} ends before it starts, got {self.datetime!r}."
-            )
+            raise SourceError(f"`datetime` ends before it starts, got {self.datetime!r}.")
 
     @property
     def limits(self) -> Mapping[str, Limit]:
@@ -124,8 +116,12 @@ class StacSource:
 
     def keys(self, regions: gpd.GeoDataFrame) -> list[str]:
         """See [`SatelliteSource`]; one key per region."""
+        return [*self._squares(regions)]
+
+    def _squares(self, regions: gpd.GeoDataFrame) -> dict[str, Any]:
+        """Rows of the regions with four corners, by ledger key."""
         laid = regions[are_squares(regions.geometry.to_numpy())]
-        return [self._key(one) for one in laid.itertuples(index=False)]
+        return {self._key(one): one for one in laid.itertuples(index=False)}
 
     async def fetch(
         self, regions: gpd.GeoDataFrame, fetcher: Fetcher, store: Store
@@ -136,9 +132,8 @@ class StacSource:
             StoppedError: The quota is exhausted or the key was rejected.
             SourceError: No item lies in the time window, or none has the assets.
         """
-        todo = regions[are_squares(regions.geometry.to_numpy())]
-        missing = set(store.unsettled(self.keys(todo)))
-        rows = [row for row in todo.itertuples(index=False) if self._key(row) in missing]
+        squares = self._squares(regions)
+        rows = [squares[key] for key in store.unsettled([*squares])]
         if not rows:
             return
         import_rasterio()
@@ -147,9 +142,9 @@ class StacSource:
         loop, at_once = asyncio.get_running_loop(), self.limit.at_once
         with ThreadPoolExecutor(at_once) as threads:
             for start in range(0, len(rows), at_once):
-                some = rows[start : start + at_once]
                 jobs = [
-                    loop.run_in_executor(threads, self._make, one, scenes, store) for one in some
+                    loop.run_in_executor(threads, self._make, one, scenes, store)
+                    for one in rows[start : start + at_once]
                 ]
                 for made in await asyncio.gather(*jobs):
                     yield made
@@ -186,8 +181,8 @@ class StacSource:
             start, end = (dt.datetime.fromisoformat(one) for one in (first, last))
         except ValueError as error:
             raise SourceError(
-                f"`datetime` of {self.name!r} must be a first and a last day, such as "
-                f"2024-05-01/2024-09-30; got {self.datetime!r}."
+                "`datetime` must be a first and a last day, such as 2024-05-01/2024-09-30; got "
+                f"{self.datetime!r}."
             ) from error
         if len(last) == len("2024-09-30"):
             end += dt.timedelta(days=1, seconds=-1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..download import Check, Fetcher, Item, Limit, Store, check_image
+from ..errors import SourceError
 
 T = TypeVar("T")
 BATCH = 500
@@ -110,6 +111,18 @@ class StreetViewSource(Protocol):
         ...
 
 
+def check_nearest(per_place: int, radius_m: float) -> None:
+    """Check the settings of a source of the images nearest to a location.
+
+    Raises:
+        SourceError: A setting is invalid.
+    """
+    if per_place < 1 or radius_m <= 0:
+        raise SourceError(
+            f"`per_place` must be 1 or more and `radius_m` above 0, got {per_place} and {radius_m}."
+        )
+
+
 def batched(values: Iterable[T]) -> Iterator[list[T]]:
     """Batches small enough for bounded memory and for using URLs before they expire."""
     source = iter(values)
@@ -171,6 +184,7 @@ __all__ = [
     "StreetViewSource",
     "View",
     "batched",
+    "check_nearest",
     "id_parts",
     "images",
     "is_id",

@@ -38,19 +38,16 @@ WMTS_NAMES = {"TileMatrix": "z", "TileCol": "x", "TileRow": "y"}
 class TileSource:
     """Provider of map tiles.
 
+    Further fields are those of [`SatelliteSource`].
+
     Attributes:
-        name: Name in the ledger and in the column `source`.
         url: URL template with {z}, {x} and {y} (or WMTS's {TileMatrix}, {TileCol}, {TileRow}), and
             {key} if the API key is part of the path.
         zoom: Zoom level.
         scheme: Tile numbering scheme: "xyz" (also WMTS in Web Mercator), "tms" or "baidu".
-        licence: Licence of the images.
-        attribution: Attribution required by the provider.
-        redistributable: Whether the images may be published; if not, only their IDs are.
         key_env: Environment variable that holds the API key, if one is needed.
         key_param: Query parameter of the API key; None if the key is part of the path.
         limit: Rate and concurrency limit of the host.
-        price_per_1000: Price of 1,000 requests, in the currency of the recipe.
     """
 
     name: str
@@ -70,15 +67,11 @@ class TileSource:
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
-            raise SourceError(
-                f"`scheme` of {self.name!r} must be one of {SCHEMES}, got {self.scheme!r}."
-            )
+            raise SourceError(f"`scheme` must be one of {SCHEMES}, got {self.scheme!r}.")
         names = {name for _, name, _, _ in string.Formatter().parse(self._template) if name}
         if not {"z", "x", "y"} <= names <= PLACEHOLDERS:
-            raise SourceError(
-                f"`url` of {self.name!r} must contain {{z}}, {{x}}, {{y}} and optionally {{key}}; "
-                f"it contains {sorted(names)}."
-            )
+            takes = "{z}, {x}, {y} and optionally {key}"
+            raise SourceError(f"`url` must contain {takes}; it contains {sorted(names)}.")
 
     @property
     def _template(self) -> str:
@@ -133,9 +126,8 @@ class TileSource:
                 continue
             image_id = f"{self.name}/{self.zoom}/{region.region_id}"
             if laid:
-                yield self._picture(
-                    region, image_id, self.covering([region.geometry]), store, False
-                )
+                tiles = self.covering([region.geometry])
+                yield self._picture(region, image_id, tiles, store, False)
             else:
                 yield Picture(region, image_id, "", *NO_SQUARE)
 
@@ -221,9 +213,7 @@ def _meshes(source: TileSource, squares: Any) -> NDArray[np.float64]:
     Rows run from north to south, columns from west to east.
     """
     if not are_squares(squares).all():
-        raise SourceError(
-            "Satellite images require regions with four corners: use squares or tiles."
-        )
+        raise SourceError("Satellite images require regions with four corners.")
     south_west, south_east, north_east, north_west = (
         corner[:, None, None] for corner in np.moveaxis(corners_of(squares), 1, 0)
     )

@@ -1,5 +1,16 @@
-"""Shared fixtures: the provider of a town, its recipe, and the built town."""
+"""Shared fixtures: the provider of a town, its recipe, and the built and the published town."""
 
-from .town import built, provider, town, write
+import pytest
 
-__all__ = ["built", "provider", "town", "write"]
+from .town import built, keys, provider, published, write
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_contact_sheets():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("publish", "city.report"):
+            patch.setattr(f"dataset_builders.{module}.SHEET_SIZE", 3)
+        yield
+
+
+__all__ = ["built", "keys", "provider", "published", "write"]

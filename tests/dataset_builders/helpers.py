@@ -1,6 +1,7 @@
 """Small images and datasets for the tests of dataset_builders."""
 
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dataset_builders.storage import iter_images
+
+from ..processes import run_python
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -47,3 +50,9 @@ def sizes(root: Path, city: str, view: str) -> set[tuple[int, int]]:
 
 def letters(text: str) -> str:
     return "".join(char for char in text if char.isalnum())
+
+
+def run_until_killed(function: str, number: int, code: str) -> None:
+    """Run code in a process that is killed at a call of a function."""
+    killed = run_python(Path(__file__).with_name("kill.py"), function, number, code)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]

@@ -4,15 +4,16 @@ import asyncio
 import collections
 import json
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 from dataset_builders.download import Fetcher, Limit, Store
+
+from ..servers import QuietServer
 
 JSON = {"Content-Type": "application/json"}
 
@@ -31,7 +32,7 @@ def as_json(value: Any) -> tuple[int, dict[str, str], bytes]:
     return 200, JSON, json.dumps(value).encode()
 
 
-class Loopback(ThreadingHTTPServer, ABC):
+class Loopback(QuietServer, ABC):
     """Responds to GET requests by [`answer`]; [`name`] gives the name of a request.
 
     Attributes:
@@ -39,27 +40,14 @@ class Loopback(ThreadingHTTPServer, ABC):
         requests: All requests, in order.
         answers: Responses that replace the right one, by name or path: `(status, headers, body)`,
             used in turn; a number truncates the right response.
-        delay_s: Delay of each response, in seconds.
     """
-
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked, self.requests = collections.Counter(), []
         self.answers = collections.defaultdict(list)
-        self.delay_s = 0.0
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request, client_address):
-        """Ignore errors of clients that were killed."""
+        self.start()
 
     @property
     def url(self):
@@ -109,7 +97,6 @@ class _Handler(BaseHTTPRequestHandler):
             server.requests.append(request)
             planned = server.answers[name] or server.answers[parts.path]
             fault = planned.pop(0) if planned else None
-        time.sleep(server.delay_s)
         cut = fault if isinstance(fault, int) else None
         self.reply(*(server.answer(request) if cut or fault is None else fault), cut=cut)
 

@@ -74,21 +74,18 @@ def _streets():
     """Overpass response with the town's streets."""
     west, south, east, north = TOWN
     lons, lats = np.arange(west, east, 0.002), np.arange(south, north, 0.0015)
-    nodes, ways = [], []
-    number = {}
-    for i, lon in enumerate(lons):
-        for j, lat in enumerate(lats):
-            number[i, j] = len(number) + 1
-            nodes.append({"type": "node", "id": number[i, j], "lat": lat, "lon": lon})
-    for i in range(len(lons)):
-        ways.append([number[i, j] for j in range(len(lats))])
-    for j in range(len(lats)):
-        ways.append([number[i, j] for i in range(len(lons))])
-    tags = {"highway": "residential", "name": "Street"}
-    elements = [
-        {"type": "way", "id": 1000 + k, "nodes": way, "tags": tags} for k, way in enumerate(ways)
+    number = 1 + np.arange(len(lons) * len(lats)).reshape(len(lons), len(lats))
+    nodes = [
+        {"type": "node", "id": int(number[i, j]), "lat": lat, "lon": lon}
+        for i, lon in enumerate(lons)
+        for j, lat in enumerate(lats)
     ]
-    return {"elements": nodes + elements, "remark": ""}
+    tags = {"highway": "residential", "name": "Street"}
+    ways = [
+        {"type": "way", "id": 1000 + k, "nodes": way, "tags": tags}
+        for k, way in enumerate([*number.tolist(), *number.T.tolist()])
+    ]
+    return {"elements": nodes + ways, "remark": ""}
 
 
 def _town():
@@ -97,18 +94,10 @@ def _town():
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return [
         {
-            "place_id": 1,
-            "osm_type": "relation",
-            "osm_id": 1,
-            "lat": str((south + north) / 2),
-            "lon": str((west + east) / 2),
-            "class": "boundary",
-            "type": "administrative",
-            "place_rank": 16,
-            "importance": 0.5,
-            "addresstype": "city",
-            "name": "Testville",
-            "display_name": "Testville",
+            **{"place_id": 1, "osm_type": "relation", "osm_id": 1, "place_rank": 16},
+            **{"class": "boundary", "type": "administrative", "addresstype": "city"},
+            **{"importance": 0.5, "name": "Testville", "display_name": "Testville"},
+            **{"lat": str((south + north) / 2), "lon": str((west + east) / 2)},
             "boundingbox": [str(south), str(north), str(west), str(east)],
             "geojson": {"type": "Polygon", "coordinates": [ring]},
         }

@@ -12,6 +12,7 @@ from dataset_builders.yaml_records import read_layered_yaml
 
 CITIES = Path(__file__).parents[2] / "configs" / "cities"
 SHIPPED = sorted(CITIES.glob("*.yaml"))
+TILES = {"provider": "tiles", "name": "a", "url": "b/{x}/{y}/{z}", "zoom": 1}
 MINIMAL = {"city": "somewhere", "boundary": {"bbox": [7.40, 43.73, 7.41, 43.74]}}
 
 
@@ -22,9 +23,8 @@ def recipe(tmp_path, **changes):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_recipe_that_ships_is_right(path, tmp_path):
-    (tmp_path / "photos").mkdir()
-    found = read_recipe(path, tmp_path)
+def test_shipped_recipes_are_valid(path):
+    found = read_recipe(path)
     assert path.stem.startswith(found.city)
     assert found.satellite is None or found.satellite.attribution
     assert found.street_view
@@ -34,62 +34,27 @@ def test_a_recipe_that_ships_is_right(path, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"regoins": {}}, "Did you mean 'regions'"),
-        ({"regions": {"side": 500}}, "Did you mean 'side_m'"),
         ({"regions": {"scheme": "tiles"}}, "need zoom"),
-        ({"regions": {"scheme": "circles"}}, "must be one of 'squares'"),
-        ({"boundary": {}}, "one of file, place and bbox"),
         ({"boundary": {"place": "A", "file": "b"}}, "one of file, place and bbox"),
-        ({"satellite": {"provider": "tile"}}, "Did you mean 'tiles'"),
         ({"satellite": {"name": "x"}}, "needs a `provider`"),
-        (
-            {
-                "regions": {"scheme": "h3", "resolution": 8},
-                "satellite": {"provider": "tiles", "name": "a", "url": "b/{x}/{y}/{z}", "zoom": 1},
-            },
-            "hexagons, not squares",
-        ),
+        ({"regions": {"scheme": "h3", "resolution": 8}, "satellite": TILES}, "not squares"),
         ({"street_view": [{"provider": "google"}]}, "needs `roads`"),
-        ({"street_view": [{"provider": "googel"}], "roads": {}}, "Did you mean 'google'"),
-        (
-            {"street_view": [{"provider": "google", "size": 64}], "roads": {}},
-            "Did you mean 'size_px'",
-        ),
-        (
-            {"indicators": [{"name": "crime", "reader": "points", "files": "a.csv"}]},
-            "coord_system",
-        ),
-        (
-            {"indicators": [{"name": "trees", "reader": "osm_pois", "files": "a.pbf"}]},
-            "`unit` and its `description`",
-        ),
-        (
-            {
-                "indicators": [
-                    {"name": "gdp", "reader": "raster", "files": "a.tif", "raster": {"kind": "sum"}}
-                ]
-            },
-            "kind",
-        ),
-        (
-            {
-                "indicators": [
-                    {"name": "gdp", "reader": "raster", "files": "a", "product": "worldpopp"}
-                ]
-            },
-            "Did you mean 'worldpop'",
-        ),
+        ({"indicators": {"name": "a", "reader": "points", "files": "a.csv"}}, "coord_system"),
+        ({"indicators": {"name": "trees", "reader": "osm_pois", "files": "a.pbf"}},
+         "`unit` and its `description`"),
+        ({"indicators": {"name": "gdp", "reader": "raster", "files": "a", "product": "worldpopp"}},
+         "Did you mean 'worldpop'"),
         ({"city": "New York"}, "a-z, 0-9 and _"),
-        ({"network": {"limits": {"a.b": {"per_secnod": 3}}}}, "Did you mean 'per_second'"),
+        ({"network": {"contact": "城市"}}, "ASCII"),
         ({"network": {"limits": {"a.b": {"per_second": 0}}}}, "rate above 0"),
     ],
-)
-def test_a_wrong_recipe_is_refused_with_a_hint(tmp_path, changes, message):
+)  # fmt: skip
+def test_rejects_invalid_recipes(tmp_path, changes, message):
     with pytest.raises((DatasetError, SourceError), match=message):
         recipe(tmp_path, **changes)
 
 
-def test_a_recipe_of_ones_own_may_build_on_another_and_a_downloaded_one_may_not(tmp_path):
+def test_base_recipes_are_not_read_from_city_recipes(tmp_path):
     (tmp_path / "under.yaml").write_text("shared: {a: 1, b: [2]}\nkept: x\n")
     over = tmp_path / "over.yaml"
     over.write_text("base: under.yaml\nshared: {b: [3]}\n")
@@ -98,7 +63,7 @@ def test_a_recipe_of_ones_own_may_build_on_another_and_a_downloaded_one_may_not(
         recipe(tmp_path, base="under.yaml")
 
 
-def test_all_mistakes_are_told_at_once_in_the_words_of_yaml(tmp_path):
+def test_reports_all_mistakes_at_once(tmp_path):
     raster = {"kind": "sum", "cell_unit": "x", "nodata": "gapls"}
     with pytest.raises(DatasetError) as caught:
         recipe(
@@ -129,7 +94,7 @@ def test_all_mistakes_are_told_at_once_in_the_words_of_yaml(tmp_path):
         assert line in said
 
 
-def test_an_item_stands_for_a_list_of_one(tmp_path):
+def test_single_value_stands_for_a_list(tmp_path):
     found = recipe(
         tmp_path,
         roads={"classes": "primary"},
@@ -141,7 +106,7 @@ def test_an_item_stands_for_a_list_of_one(tmp_path):
     assert found.indicators[0].files == ("a.osm.pbf",)
 
 
-def test_beijings_regions_are_the_tiles_of_the_line_of_work():
+def test_beijing_has_the_tiles_of_earlier_work():
     recipe = read_recipe(CITIES / "beijing.yaml")
     regions = city_regions(recipe, city_boundary(recipe, CITIES))
     # UrbanCLIP has labels for 4,587 of these tiles, the paper uses 4,584
@@ -150,16 +115,10 @@ def test_beijings_regions_are_the_tiles_of_the_line_of_work():
     assert (regions["tile_y"].min(), regions["tile_y"].max()) == (4690, 4745)
 
 
-def test_a_file_that_is_no_recipe_is_told(tmp_path):
+def test_rejects_files_that_are_no_recipes(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read"):
         read_recipe(tmp_path / "none.yaml")
     path = tmp_path / "list.yaml"
     path.write_text("- a\n- b\n")
     with pytest.raises(DatasetError, match="must be a mapping"):
         read_recipe(path)
-
-
-def test_politeness_and_prices_do_not_change_a_dataset(tmp_path):
-    plain = recipe(tmp_path)
-    assert plain.fingerprint() == recipe(tmp_path, costs={"currency": "CHF"}).fingerprint()
-    assert plain.fingerprint() != recipe(tmp_path, splits={"seed": 1}).fingerprint()

@@ -32,15 +32,12 @@ def split(targets=None, groups=(), frame=GRID, **fields):
     return split_regions(frame, targets, [POPULATION], SplitSettings(**fields), groups)
 
 
-def test_blocks_are_as_wide_as_the_labels_reach():
+def test_blocks_are_as_wide_as_the_correlation_range():
     short, long = split(labels(3000)), split(labels(12_000))
     for found in (short, long):
         assert found.block_m >= found.ranges_m["population"]
         assert not [note for note in found.notes if "correlation range" in note]
     assert long.ranges_m["population"] > short.ranges_m["population"]
-
-
-def test_a_label_that_reaches_too_far_is_said():
     x, y = local_xy(GRID["lon"].to_numpy(), GRID["lat"].to_numpy())
     slope = pd.DataFrame({"population": x - x.min() + y - y.min()}, index=GRID.index)
     found = split(slope)
@@ -50,13 +47,10 @@ def test_a_label_that_reaches_too_far_is_said():
     assert len(set(found.columns["split_block"]) - {None}) == 3
 
 
-def test_a_block_that_is_asked_for_is_taken():
-    assert split(block_m=2500.0).block_m == 2500.0
-
-
 @pytest.mark.parametrize("cells", [0.0, 1.0, 2.0])
-def test_the_buffer_is_as_wide_as_asked(cells):
+def test_buffer_has_the_requested_width(cells):
     found = split(block_m=4000.0, buffer_cells=cells)
+    assert found.block_m == 4000.0
     x, y = local_xy(GRID["lon"].to_numpy(), GRID["lat"].to_numpy())
     column = found.columns["split_block"]
     train, test = (column == "train"), (column == "test")
@@ -68,9 +62,9 @@ def test_the_buffer_is_as_wide_as_asked(cells):
     assert apart < (cells + 2) * 500
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000))
-def test_no_part_shares_a_picture_with_another(seed):
+def test_parts_share_no_image(seed):
     rng = np.random.default_rng(seed)
     names = rng.permutation(GRID["region_id"].to_numpy())[:30].tolist()
     groups = [sorted(names[start : start + 3]) for start in range(0, 30, 3)]
@@ -82,7 +76,7 @@ def test_no_part_shares_a_picture_with_another(seed):
             assert len(parts) <= 1, (name, parts)
 
 
-def test_regions_in_another_order_are_split_the_same():
+def test_splits_do_not_depend_on_the_order_of_regions():
     order = np.random.default_rng(0).permutation(len(GRID))
     shuffled = gpd.GeoDataFrame(GRID.iloc[order].reset_index(drop=True))
     targets = labels(4000)
@@ -93,38 +87,30 @@ def test_regions_in_another_order_are_split_the_same():
     assert set(one.columns) == {"split_random", "split_block", "fold_block"}
 
 
-def writer(folder, seed=0):
-    return DatasetWriter(
-        folder, DatasetMetadata("t", "d", "s", "l", indicators=(), parameters={"seed": seed})
-    )
-
-
-def rows(*names):
-    return ({"region_id": name, "city": "a"} for name in names)
-
-
-def test_a_shard_is_remade_when_what_it_is_made_of_changes(tmp_path):
+def test_shards_are_rewritten_or_removed_when_their_content_changes(tmp_path):
     made = []
 
-    def write(names, seed=0):
-        given = (made.append(names) or row for row in rows(*names))
-        writer(tmp_path, seed).write_shard("a", "regions", 0, given, made_of=names)
+    def writer(seed=0):
+        parameters = {"seed": seed}
+        metadata = DatasetMetadata("t", "d", "s", "l", indicators=(), parameters=parameters)
+        return DatasetWriter(tmp_path, metadata)
 
-    write(["x"])
-    write(["x"])
-    assert made == [["x"]]
-    write(["y", "z"])
-    assert read_table(tmp_path, "a", "regions")["region_id"].tolist() == ["y", "z"]
-    write(["y", "z"], seed=1)
-    write(["y", "z"], seed=1)
-    assert len(made) == 5
+    def write(name, seed=0, index=0):
+        rows = (made.append(name) or {"region_id": one, "city": "a"} for one in [name])
+        writer(seed).write_shard("a", "regions", index, rows, made_of=name)
 
+    def read():
+        return read_table(tmp_path, "a", "regions")["region_id"].tolist()
 
-def test_shards_that_are_no_more_are_removed(tmp_path):
-    one = writer(tmp_path)
-    for index in range(3):
-        one.write_shard("a", "regions", index, rows(f"r{index}"), made_of=index)
-    one.remove_shards_from("a", "regions", 1)
-    assert read_table(tmp_path, "a", "regions")["region_id"].tolist() == ["r0"]
-    one.remove_shards_from("a", "regions", 0)
+    for name in ("x", "x", "y"):
+        write(name)
+    assert (made, read()) == (["x", "y"], ["y"])
+    for _ in range(2):
+        write("y", seed=1)
+    assert made == ["x", "y", "y"]
+    write("z", seed=1, index=1)
+    assert read() == ["y", "z"]
+    writer(1).remove_shards_from("a", "regions", 1)
+    assert read() == ["y"]
+    writer(1).remove_shards_from("a", "regions", 0)
     assert not (tmp_path / "data" / "a-regions").exists()

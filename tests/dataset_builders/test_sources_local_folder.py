@@ -19,20 +19,6 @@ def save(path, exif=None):
     Image.fromarray(pixels).save(path, **({} if exif is None else {"exif": exif}))
 
 
-def gps(lat, lon, north="N", east="E", heading=None, taken=None):
-    exif, tags = Image.Exif(), ExifTags.GPS
-    position = {
-        tags.GPSLatitudeRef: north,
-        tags.GPSLatitude: lat,
-        tags.GPSLongitudeRef: east,
-        tags.GPSLongitude: lon,
-    }
-    exif[ExifTags.IFD.GPSInfo] = position | ({tags.GPSImgDirection: heading} if heading else {})
-    if taken:
-        exif[ExifTags.IFD.Exif] = {ExifTags.Base.DateTimeOriginal: taken}
-    return exif
-
-
 def scan(tmp_path, **fields):
     store = Store(tmp_path / "store")
     found = list(LocalFolder(str(tmp_path / "in"), **fields).scan(store))
@@ -40,58 +26,62 @@ def scan(tmp_path, **fields):
     return views, [one for one in found if isinstance(one, PhotoReject)], store
 
 
-def test_exif_positions_are_read_with_their_hemispheres(tmp_path):
-    exif = gps((33, 51, 30.0), (151, 12, 36.0), north="S", heading=400, taken="2024:05:01 12:00:00")
+def test_reads_exif_positions(tmp_path):
+    exif, tags = Image.Exif(), ExifTags.GPS
+    exif[ExifTags.IFD.GPSInfo] = {
+        **{tags.GPSLatitudeRef: "S", tags.GPSLatitude: (33, 51, 30.0), tags.GPSImgDirection: 400},
+        **{tags.GPSLongitudeRef: "E", tags.GPSLongitude: (151, 12, 36.0)},
+    }
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.DateTimeOriginal: "2024:05:01 12:00:00"}
     save(tmp_path / "in" / "sydney.jpg", exif)
     save(tmp_path / "in" / "nowhere.jpg")
-    save(tmp_path / "in" / "zero.jpg", gps((0, 0, 0), (0, 0, 0)))
     (tmp_path / "in" / "torn.jpg").write_bytes((tmp_path / "in" / "sydney.jpg").read_bytes()[:300])
-    views, rejects, store = scan(tmp_path, coordinates="exif")
-    (view,) = views
+    (view,), (nowhere, torn), store = scan(tmp_path, coordinates="exif")
     assert (view.lon, view.lat) == pytest.approx((151.21, -33.858333), abs=1e-5)
     assert (view.heading, view.captured_at) == (40.0, "2024-05-01T12:00:00")
     assert Image.open(io.BytesIO(store.read(view.key))).size == (32, 24)
-    assert [(one.file, one.reason) for one in rejects][::2] == [
-        ("nowhere.jpg", "no_coordinates"),
-        ("zero.jpg", "no_coordinates"),
-    ]
-    assert rejects[1].file == "torn.jpg"
+    assert (nowhere.file, nowhere.reason) == ("nowhere.jpg", "no_coordinates")
+    assert torn.file == "torn.jpg"
 
 
-def test_names_of_urbanvlp_are_read_in_their_system(tmp_path):
+def test_converts_coordinates_of_file_names(tmp_path):
     save(tmp_path / "in" / "0905_116.404,39.915_201907_90.jpg")
     save(tmp_path / "in" / "other.jpg")
-    views, rejects, _ = scan(tmp_path, coordinates="file_name", coord_system="bd09")
-    (view,) = views
+    (view,), (reject,), store = scan(tmp_path, coordinates="file_name", coord_system="bd09")
     assert (view.lon, view.lat) == pytest.approx(convert(116.404, 39.915, "bd09", "wgs84"))
     assert (view.heading, view.captured_at) == (90.0, "2019-07")
-    assert [one.file for one in rejects] == ["other.jpg"]
-
-
-def test_a_csv_places_its_files_and_others_are_listed(tmp_path):
-    for name in ("a.png", "sub/b.png", "c.png", "d.png"):
-        save(tmp_path / "in" / name)
-    (tmp_path / "in" / "images.csv").write_text(
-        "file,lon,lat,heading,captured_at\na.png,2.35,48.85,10,2020-01\nsub/b.png,2.36,48.86,,\n"
-        "c.png,,,,\n"
-    )
-    views, rejects, _ = scan(tmp_path, coordinates="csv")
-    assert [(v.image_id, v.heading, v.captured_at) for v in views] == [
-        ("local/a.png", 10.0, "2020-01"),
-        ("local/sub/b.png", None, None),
-    ]
-    assert [one.file for one in rejects] == ["c.png", "d.png"]
-
-
-def test_a_folder_is_a_source_of_street_views(tmp_path):
-    save(tmp_path / "in" / "x_2.35,48.85_202001_0.jpg")
-    source = LocalFolder(str(tmp_path / "in"), "file_name")
+    assert reject.file == "other.jpg"
+    source = LocalFolder(str(tmp_path / "in"), "file_name", coord_system="bd09")
     assert isinstance(source, StreetViewSource)
 
     async def main():
-        return [view async for view in source.views([], None, Store(tmp_path / "store"))]
+        return [view async for view in source.views([], None, store)]
 
-    assert len(asyncio.run(main())) == 1
+    assert asyncio.run(main()) == [view]
+
+
+def test_reads_csv_and_lists_unusable_rows(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "sub/e.png", "unlisted.png"):
+        save(tmp_path / "in" / name)
+    listing = tmp_path / "in" / "images.csv"
+    listing.write_text(
+        "file,lon,lat,heading,captured_at\na.jpg,7.1,50.1,nan,2020-01\nb.jpg,inf,50,0,\n"
+        "c.jpg,7,200,0,\nd.jpg,east,50,0,\na.jpg,8,51,0,\na.jpg,8,51,0,,0\n../e.jpg,8,51,0,\n"
+        ",8,51,0,\nsub/e.png,2.36,48.86,10,\n"
+    )
+    views, rejects, _ = scan(tmp_path, coordinates="csv")
+    assert [(v.image_id, v.lon, v.heading, v.captured_at) for v in views] == [
+        ("local/a.jpg", 7.1, None, "2020-01"),
+        ("local/sub/e.png", 2.36, 10.0, None),
+    ]
+    assert [(one.file, one.reason) for one in rejects] == [
+        ("a.jpg", "bad_row"), ("a.jpg", "listed_twice"), ("../e.jpg", "outside_folder"),
+        ("row 7", "no_file"), *((f"{name}.jpg", "no_coordinates") for name in "bcd"),
+        ("unlisted.png", "no_coordinates"),
+    ]  # fmt: skip
+    listing.write_text("file,x,y\n")
+    with pytest.raises(SourceError, match=r"no column lon, lat; it has file, x, y"):
+        scan(tmp_path, coordinates="csv")
 
 
 @pytest.mark.parametrize(
@@ -102,40 +92,6 @@ def test_a_folder_is_a_source_of_street_views(tmp_path):
         ({"coordinates": "file_name", "pattern": "(.*)"}, "groups `lon` and `lat`"),
     ],
 )
-def test_bad_settings_are_refused(tmp_path, fields, message):
+def test_rejects_invalid_settings(tmp_path, fields, message):
     with pytest.raises(SourceError, match=message):
         LocalFolder(str(tmp_path), **fields)
-
-
-def test_a_csv_without_its_columns_is_refused(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "images.csv").write_text("file,x,y\n")
-    with pytest.raises(SourceError, match=r"no column lon, lat; it has file, x, y"):
-        scan(tmp_path, coordinates="csv")
-
-
-def test_urbanvlps_own_street_views_are_placed_in_beijing(shared_data, tmp_path):
-    folder = next(
-        path.parent
-        for path in sorted((shared_data / "urbanvlp_sample").rglob("*.jpg"))
-        if "," in path.name
-    )
-    source = LocalFolder(str(folder), "file_name", coord_system="wgs84")
-    views = [one for one in source.scan(Store(tmp_path)) if isinstance(one, View)]
-    assert len(views) == 3
-    assert all(116 < view.lon < 117 and 39 < view.lat < 41 for view in views)
-
-
-def test_bad_rows_of_a_csv_are_counted_and_end_nothing(tmp_path):
-    for name in "abcd":
-        save(tmp_path / "in" / f"{name}.jpg")
-    (tmp_path / "in" / "images.csv").write_text(
-        "file,lon,lat,heading\na.jpg,7.1,50.1,nan\nb.jpg,inf,50,0\nc.jpg,7,200,0\nd.jpg,east,50,0\n"
-        "a.jpg,8,51,0\na.jpg,8,51,0,0,0\n../e.jpg,8,51,0\n,8,51,0\n"
-    )
-    views, rejects, _ = scan(tmp_path, coordinates="csv")
-    assert [(view.lon, view.heading) for view in views] == [(7.1, None)]
-    assert [(one.file, one.reason) for one in rejects] == [
-        ("a.jpg", "bad_row"), ("a.jpg", "listed_twice"), ("../e.jpg", "outside_folder"),
-        ("row 7", "no_file"), *((f"{name}.jpg", "no_coordinates") for name in "bcd"),
-    ]  # fmt: skip

@@ -17,10 +17,12 @@ import yaml
 from dataset_builders.__main__ import main
 from dataset_builders.city.build import build
 from dataset_builders.city.recipe import read_recipe
+from dataset_builders.publish import publish
 from dataset_builders.schema import DatasetMetadata
 from dataset_builders.writer import DatasetWriter
 
 from .provider import TOWN, CityProvider, drawn
+from .rasters import write_raster
 
 CITY, KEY = "testville", "S3CRET"
 FAST = {"per_second": 2000, "at_once": 16}
@@ -59,10 +61,16 @@ def recipe_values(url):
 
 def write_recipe(folder, url, **changes):
     """Write the recipe of the town and its input files; returns the path of the recipe."""
-    data = folder / "data"
+    data, rng = folder / "data", np.random.default_rng(0)
     data.mkdir(exist_ok=True)
-    _write_population(data / "mco_ppp_2020_UNadj.tif")
-    _write_comments(data / "comments.csv")
+    west, south, east, north = TOWN
+    transform = rasterio.transform.from_origin(west - 0.005, north + 0.005, 1 / 1200, 1 / 1200)
+    population = rng.gamma(2, 20, (24, 28)).astype("float32")
+    write_raster(data / "mco_ppp_2020_UNadj.tif", population, transform)
+    lon, lat = rng.uniform(west, east, 200), rng.uniform(south, north, 200)
+    comments = pd.DataFrame({"lon": lon, "lat": lat, "reviews": rng.integers(0, 50, 200)})
+    comments.loc[0, "reviews"] = -1
+    comments.to_csv(data / "comments.csv", index=False)
     path = folder / "town.yaml"
     path.write_text(yaml.safe_dump(recipe_values(url) | changes))
     return path
@@ -75,13 +83,17 @@ def quick_build(recipe, folder, **options):
 
 
 @pytest.fixture
-def provider(monkeypatch):
-    """Loopback providers of the town, for one test."""
+def keys(monkeypatch):
+    """Keys of the town's providers."""
     monkeypatch.setenv("GOOGLE_MAPS_API_KEY", KEY)
     monkeypatch.setenv("BAIDU_MAP_AK", KEY)
+
+
+@pytest.fixture
+def provider(keys):
+    """Loopback providers of the town, for one test."""
     with CityProvider(KEY) as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -119,69 +131,38 @@ def built(tmp_path_factory):
             said=log.getvalue(),
             again=lambda target: shutil.copytree(run, target / "run"),
         )
-        server.shutdown()
 
 
-@pytest.fixture
-def town(built, write, provider, tmp_path):
-    """The town as if built from the provider of the test; only the recipe names it."""
-    provider.asked.update(built.asked)
-    folder = tmp_path / "run" / "dataset"
-    shutil.copytree(built.dataset, folder)
-    (folder / "recipe.yaml").write_text(write().read_text())
-    return folder
+@pytest.fixture(scope="session")
+def published(built, tmp_path_factory):
+    """Folder of the published town, and the result of publishing; not to be changed."""
+    folder = tmp_path_factory.mktemp("published") / "out"
+    return folder, publish(built.dataset, folder)
 
 
 def images(folder, view):
-    frames = [
-        pd.read_parquet(path) for path in sorted((folder / "data" / f"{CITY}-{view}").glob("*"))
-    ]
-    return pd.concat(frames, ignore_index=True)
+    return pd.read_parquet(folder / "data" / f"{CITY}-{view}")
 
 
-def licensed(folder, allowed, count=40, size=(32, 32)):
+def licensed(folder, allowed, count=40, images_per_shard=500, notes=()):
     """Dataset of random images; `allowed(number)` is whether an image may be redistributed."""
     extra = {"satellite": {} if allowed is None else {"redistributable": "bool"}}
-    writer = DatasetWriter(
-        folder, DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra)
-    )
+    metadata = DatasetMetadata("t", "d", "s", "l", indicators=(), extra_columns=extra, notes=notes)
+    writer = DatasetWriter(folder, metadata)
     rows = [
         {
-            "image": {"bytes": drawn(str(n), size), "path": None},
-            "image_id": f"i{n}",
-            "region_id": f"r{n}",
+            "image": {"bytes": drawn(str(n), (32, 32)), "path": None},
+            "image_id": f"i{n:03d}",
+            "region_id": f"r{n:03d}",
             "source": "demo",
             **({} if allowed is None else {"redistributable": allowed(n)}),
         }
         for n in range(count)
     ]
     regions = [{"region_id": row["region_id"], "city": CITY} for row in rows]
-    writer.write_shard(CITY, "regions", 0, regions)
-    writer.write_shard(CITY, "satellite", 0, rows)
+    for index, start in enumerate(range(0, count, images_per_shard)):
+        part = slice(start, start + images_per_shard)
+        writer.write_shard(CITY, "satellite", index, rows[part])
+        writer.write_shard(CITY, "regions", index, regions[part])
     writer.finish()
     return folder
-
-
-def _write_population(path):
-    west, _, _, north = TOWN
-    transform = rasterio.transform.from_origin(west - 0.005, north + 0.005, 1 / 1200, 1 / 1200)
-    values = np.random.default_rng(0).gamma(2, 20, (24, 28)).astype("float32")
-    profile = {"driver": "GTiff", "height": 24, "width": 28, "count": 1, "dtype": "float32"}
-    with rasterio.open(
-        path, "w", **profile, crs="EPSG:4326", transform=transform, nodata=-99999
-    ) as file:
-        file.write(values, 1)
-
-
-def _write_comments(path):
-    rng = np.random.default_rng(1)
-    west, south, east, north = TOWN
-    frame = pd.DataFrame(
-        {
-            "lon": rng.uniform(west, east, 200),
-            "lat": rng.uniform(south, north, 200),
-            "reviews": rng.integers(0, 50, 200),
-        }
-    )
-    frame.loc[0, "reviews"] = -1
-    frame.to_csv(path, index=False)

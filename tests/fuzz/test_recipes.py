@@ -27,7 +27,7 @@ CITY = {
         "key_env": "TILES_KEY",
         "limit": {"per_second": 2.0, "at_once": 4},
     },
-    "street_view": [{"provider": "kartaview", "since": "2020-01-01"}],
+    "street_view": [{"provider": "kartaview", "per_place": 2}],
     "indicators": [
         {"reader": "raster", "name": "population", "product": "worldpop", "files": ["a.tif"]},
         {"reader": "points", "name": "crime", "files": "b.csv", "coord_system": "wgs84"},
