@@ -61,11 +61,7 @@ def assign_points(
 
 
 class RegionIndex:
-    """Spatial index of regions, for repeated calls of [`assign_points`].
-
-    Raises:
-        DatasetError: The regions are not in EPSG:4326.
-    """
+    """Spatial index of regions, for repeated calls of [`assign_points`]."""
 
     def __init__(self, regions: gpd.GeoDataFrame):
         if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):

@@ -8,11 +8,7 @@ from .errors import SourceError
 
 
 def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
-    """Read a vector layer.
-
-    Args:
-        path: GeoPackage, GeoJSON, Shapefile, GeoParquet, ...
-        what: Description of the layer, for messages.
+    """Read a GeoPackage, GeoJSON, Shapefile, GeoParquet...; messages name it by `what`.
 
     Raises:
         SourceError: The file is missing, unreadable or without geometry.

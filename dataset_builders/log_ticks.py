@@ -11,15 +11,7 @@ STEPS = ((1,), (1, 3), (1, 2, 5))
 
 
 def raw_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Tick positions on a scale of ln(y + 1), and labels in raw units.
-
-    Args:
-        low: Lower end of the axis, in ln(y + 1).
-        high: Upper end of the axis.
-
-    Returns:
-        Positions in ln(y + 1), and labels of y.
-    """
+    """Tick positions between two ends of an axis of ln(y + 1), and their labels of y."""
     bottom, top = max(math.expm1(low), 0.0) * (1 - ROUNDING), math.expm1(high) * (1 + ROUNDING)
     for steps in STEPS:
         values = _spaced(_round_values(bottom, top, steps), low, high)

@@ -38,15 +38,8 @@ Ints = NDArray[np.int64]
 def random_split(n: int, seed: int) -> np.ndarray:
     """Split n regions 6:2:2 at random, with at least one region per part.
 
-    Args:
-        n: Number of regions, in a reproducible order (sort by `region_id`).
-        seed: Seed of the shuffle.
-
-    Returns:
-        `(n,)` of "train" | "validation" | "test".
-
-    Raises:
-        SplitError: Fewer than three regions.
+    The regions must be in a reproducible order (sort by `region_id`). Returns `(n,)` of "train" |
+    "validation" | "test".
     """
     if n < len(NAMES):
         raise SplitError(f"A split into {', '.join(NAMES)} needs 3 regions at least, got {n}.")
@@ -91,8 +84,6 @@ def block_split(
             f"A block split needs the coordinates of all regions; got {len(points)} regions, "
             f"{int((~np.isfinite(points)).any(axis=1).sum())} without coordinates."
         )
-    if not block_m > 0:
-        raise SplitError(f"A block needs a side above 0 m, got {block_m}.")
     margin_m = 0.0 if neighbourhood is None else neighbourhood.centre_distance_m / 2
     members = _blocks(points, block_m, margin_m)
     sizes = np.bincount(members)
@@ -131,12 +122,7 @@ def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarra
     Training regions close to a validation or test region, and validation regions close to a test
     region, are dropped; test regions are kept.
 
-    Args:
-        split: `(n,)` of "train" | "validation" | "test" | None.
-        neighbourhood: Neighbourhood of the same regions, in the same order.
-
-    Returns:
-        A new `(n,)` array, None for dropped regions.
+    Returns a new array, None for dropped regions, which the neighbourhood has in the same order.
     """
     kept = split.copy()
     for name, others in (("train", NAMES[1:]), ("validation", NAMES[2:])):
@@ -166,9 +152,6 @@ class Neighbourhood:
 
     Attributes:
         placed: `(n,)` whether the location of a region is known.
-
-    Raises:
-        SplitError: Negative side or buffer, or NaN.
     """
 
     def __init__(
@@ -178,8 +161,6 @@ class Neighbourhood:
         buffer_m: float = 0.0,
         centres: NDArray[np.float64] | None = None,
     ):
-        if not (cell_m >= 0 and buffer_m >= 0):
-            raise SplitError(f"Side and buffer must not be negative, got {cell_m} and {buffer_m}.")
         self.cell_m, self.buffer_m = float(cell_m), float(buffer_m)
         self._shapes = np.asarray(shapes, dtype=object)
         centroids = _centroids(self._shapes)
@@ -207,14 +188,9 @@ class Neighbourhood:
         return Neighbourhood(self._shapes[rows], self.cell_m, self.buffer_m, self._centres[rows])
 
     def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
-        """Whether each of some regions is too close to one of the others.
+        """Whether each of `(k,)` rows is too close to one of `(m,)` others.
 
-        Args:
-            rows: `(k,)` row numbers of the query regions.
-            others: `(m,)` row numbers of the regions they are compared with.
-
-        Returns:
-            `(k,)`; False for regions of unknown location.
+        False for regions of unknown location.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         found = np.zeros(np.size(rows), dtype=bool)
@@ -230,9 +206,9 @@ class Neighbourhood:
         return found
 
     def gaps_m(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
-        """Distance in metres from each region to the nearest of the others, border to border.
+        """Distance in metres from each row to the nearest of the others, border to border.
 
-        Arguments as in [`near`]; NaN where the location of the region or of all others is unknown.
+        NaN where the location of the region or of all others is unknown.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         gaps = np.full(np.size(rows), np.nan)
@@ -419,7 +395,6 @@ def _middle_lon(lon: np.ndarray) -> float:
 
 
 def _typical_side(shapes: NDArray[Any]) -> float:
-    """Square root of the median area, or the spacing of points; 0 if neither is known."""
     area = shapely.area(shapes)
     if (area > 0).any():
         return float(np.sqrt(np.median(area[area > 0])))

@@ -28,6 +28,7 @@ DATA_FOLDER = "data"
 CARD_FILE, REJECTS_FILE = "README.md", "rejects.parquet"
 FILES_KIND = "dataset"
 METADATA_KEY = b"urbanln"
+ROWS_AT_ONCE = 32
 
 Reject = tuple[str, str, str, str]
 
@@ -92,11 +93,7 @@ def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]
 
 
 def list_cities(dataset_name: str | Path) -> list[str]:
-    """Cities of a dataset, sorted.
-
-    Raises:
-        DatasetError: Unknown or empty dataset.
-    """
+    """Cities of a dataset, sorted."""
     configs = _configs(_resolve(dataset_name, "*-regions"))
     return sorted(city for city, table in configs if table == "regions")
 
@@ -117,7 +114,6 @@ def iter_images(
     city: str,
     view: str,
     columns: Sequence[str] = ("image_id", "region_id"),
-    batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
     """Stream the rows of an image table in stored order, with constant memory.
 
@@ -126,7 +122,6 @@ def iter_images(
         city: Name of the city.
         view: "street_view" or "satellite".
         columns: Columns to yield in addition to the image.
-        batch_size: Number of rows read at a time.
 
     Yields:
         `{"image": encoded bytes or None, **columns}`.
@@ -140,7 +135,7 @@ def iter_images(
         with open_shard(path) as file:
             _check_columns(path, file.schema_arrow.names, ["image", *columns])
             wanted = list(dict.fromkeys(["image.bytes", *columns]))
-            for batch in file.iter_batches(batch_size=batch_size, columns=wanted):
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=wanted):
                 for row in batch.to_pylist():
                     image = row.pop("image")
                     yield {"image": image["bytes"] if image else None, **row}

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..card import write_card
 from ..errors import DatasetError
-from ..files import WrittenFiles, locked
+from ..files import locked
 from ..globe import geodesic_areas
 from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
@@ -164,14 +164,16 @@ def build_dataset(
                 render = partial(_render, world.city, **parameters)
                 for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
                     of_shard = cells[start : start + REGIONS_PER_SHARD]
-                    truth = _truth_name(world.city, shard)
+                    truth = f"truth/{world.city}/part-{shard:05d}.parquet"
                     writer.files.set_damaged_aside(truth)
                     is_done = (root / truth).exists()
                     if not is_done or not all(
                         writer.has_shard(world.city, t, shard) for t in tables
                     ):
                         rows = list(map_(render, of_shard))
-                        _write_truth(writer.files, world.city, shard, rows)
+                        records = [record for region in rows for record in region["truth"]]
+                        with writer.files.writing(truth) as temporary:
+                            pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
                         for table in tables:
                             of_table = (row for region in rows for row in region[table])
                             writer.write_shard(world.city, table, shard, of_table)
@@ -190,16 +192,6 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[_Rows]]]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, threadpool_limits, (1,)) as pool:
         yield partial(pool.map, chunksize=4)
-
-
-def _truth_name(city: str, shard: int) -> str:
-    return f"truth/{city}/part-{shard:05d}.parquet"
-
-
-def _write_truth(files: WrittenFiles, city: str, shard: int, rows: Sequence[_Rows]) -> None:
-    records = [record for region in rows for record in region["truth"]]
-    with files.writing(_truth_name(city, shard)) as temporary:
-        pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
 
 
 def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetadata:
