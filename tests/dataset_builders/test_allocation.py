@@ -65,14 +65,6 @@ def test_totals_are_preserved(seed):
     assert mean.between(layer["people"].min() - 1e-9, layer["people"].max() + 1e-9).all()
 
 
-def test_layer_across_the_antimeridian():
-    grid = frame([shapely.box(179, -18, 180, -17), shapely.box(-180, -18, -179, -17)], "EPSG:4326")
-    region = frame([shapely.box(179.5, -18, 180.5, -17)], "EPSG:4326")
-    found = allocate(grid.assign(people=[10.0, 30.0]), region, "people", "count")
-    assert found["value"][0] == pytest.approx(20)
-    assert found["coverage"][0] == pytest.approx(1)
-
-
 def test_reads_a_geopackage(tmp_path):
     ZONES.to_file(tmp_path / "grid.gpkg")
     found = allocate(tmp_path / "grid.gpkg", ZONES.iloc[[1]], "people", "count")

@@ -1,4 +1,3 @@
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +23,8 @@ MARKS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_clean_caption():
+    for text, expected in (
         (None, None),
         (" \t\n\x00 ", None),
         ("tall\x07 \x00house\u200b", "tall house"),
@@ -34,10 +32,8 @@ MARKS = (
         ("left\u202eright", "leftright"),
         ("a\x85b\u2028c", "a b c"),
         ("\N{MAN}\u200d\N{ROCKET} 北京 café", "\N{MAN}\u200d\N{ROCKET} 北京 café"),
-    ],
-)
-def test_clean_caption(text, expected):
-    assert clean_caption(text) == expected
+    ):
+        assert clean_caption(text) == expected
 
 
 def test_template_tokens_are_removed_at_both_ends_and_rejected_within():
@@ -51,19 +47,16 @@ def test_template_tokens_are_removed_at_both_ends_and_rejected_within():
     assert has_template_token(plain_text(f"{STREET}</s>{STREET}"))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<|im_start|>user A wide street.", (None, TEMPLATE)),
-        ("A wide street.<|im_end|>\n<|im_start|>user\n", (STREET, "")),
-        ("A wide street.<|im_end|>\n<|im_start|>user Where is it?", (None, TEMPLATE)),
-        ("<s>[INST] Describe this. [/INST] A wide street.</s>", (None, TEMPLATE)),
-        ("<s>model trains stand on a table", ("model trains stand on a table", "")),
-        ("Prices < 3 and > 2, [sic] |a|, x<y>", ("Prices < 3 and > 2, [sic] |a|, x<y>", "")),
-    ],
-)
-def test_speakers_are_rejected_and_other_brackets_kept(text, expected):
-    assert caption_text(text) == expected
+def test_speakers_are_rejected_and_other_brackets_kept():
+    for text, expected in (
+        ("<|im_start|>user A wide street.", None),
+        ("A wide street.<|im_end|>\n<|im_start|>user\n", STREET),
+        ("A wide street.<|im_end|>\n<|im_start|>user Where is it?", None),
+        ("<s>[INST] Describe this. [/INST] A wide street.</s>", None),
+        ("<s>model trains stand on a table", "model trains stand on a table"),
+        ("Prices < 3 and > 2, [sic] |a|, x<y>", "Prices < 3 and > 2, [sic] |a|, x<y>"),
+    ):
+        assert caption_text(text) == (expected, "" if expected else TEMPLATE)
 
 
 @settings(max_examples=100)

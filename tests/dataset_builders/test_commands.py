@@ -56,11 +56,6 @@ def test_user_errors_are_one_line(error, code, said, capsys):
     assert line.endswith(RESUME) == (code == 1)
 
 
-def test_bugs_keep_their_traceback(capsys):
-    with pytest.raises(KeyError):
-        ended(KeyError("name"), capsys)
-
-
 def test_full_disk_leaves_files_unchanged(tmp_path, capsys):
     rows, table = tmp_path / "rows.jsonl", tmp_path / "table.npy"
     rows.write_bytes(b'{"a": 1}\n')

@@ -12,7 +12,7 @@ rasterio = pytest.importorskip("rasterio")
 from affine import Affine  # noqa: E402  (comes with rasterio)
 
 from dataset_builders.errors import DatasetError  # noqa: E402
-from dataset_builders.globe import geodesic_areas, wrap  # noqa: E402
+from dataset_builders.globe import geodesic_areas  # noqa: E402
 from dataset_builders.indicators import zonal  # noqa: E402
 from dataset_builders.regions import polygon_regions  # noqa: E402
 from tests.dataset_builders.rasters import write_raster as write  # noqa: E402
@@ -165,7 +165,6 @@ def test_rejects_ambiguous_regions(tmp_path, shape, crs, message):
     ("crs", "shape"),
     [
         (GOODE, shapely.box(-30, -40, -10, -20)),
-        ("EPSG:3035", shapely.box(-180, -90, 180, 90)),
         ("EPSG:32650", shapely.MultiPolygon([shapely.box(116, 1, 117, 2), FAR_SIDE])),
     ],
 )
@@ -200,15 +199,6 @@ def test_projected_neighbours_across_180_do_not_overlap():
     overlapping = regions.assign(geometry=regions.geometry.buffer(2000))
     with pytest.raises(DatasetError, match=r"pair\(s\) of polygons overlap"):
         polygon_regions(overlapping, "id")
-
-
-@pytest.mark.parametrize("width", [10.0, 400.0])
-def test_overlapping_turns_count_once(width):
-    band = np.array([shapely.box(170, 0, 170 + width, 1)], dtype=object)
-    (found,) = wrap(band)
-    assert found.bounds[0] >= -180
-    assert found.bounds[2] <= 180
-    assert found.area == pytest.approx(min(width, 360.0))
 
 
 @settings(max_examples=30)

@@ -32,15 +32,12 @@ def write(path, values, nodata=-99999.0, crs="EPSG:4326", transform=PLACE):
     return write_raster(path, values, transform, crs, nodata)
 
 
-def months(folder, year=21, without=(), nodata=None):
+def months(folder, year=21, without=()):
     """Twelve files; month m has m tonnes of carbon in every cell."""
+    names = {m: folder / f"odiac2022_1km_excl_intl_{year}{m:02d}.tif" for m in range(1, 13)}
     return [
-        write(
-            folder / f"odiac2022_1km_excl_intl_{year:02d}{month:02d}.tif",
-            np.full((60, 60), float(month), "float32"),
-            nodata,
-        )
-        for month in range(1, 13)
+        write(path, np.full((60, 60), float(month), "float32"), None)
+        for month, path in names.items()
         if month not in without
     ]
 

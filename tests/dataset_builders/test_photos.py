@@ -89,27 +89,20 @@ def test_accepts_other_column_names_and_frames(tmp_path):
     assert found.read(found.frame["file"][0])[:2] == b"\xff\xd8"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "cannot be read as UTF-8 CSV"),
-        (b"name,x,y\na.jpg,1,2\n", "has no column file, lon, lat; it has name, x, y"),
-        (b"file,lon,lat\nnone.jpg,1,2\n", "no image with a position: 1 missing, 1 not_listed"),
-    ],
-)
-def test_rejects_unusable_csvs(tmp_path, content, message):
-    photo(tmp_path / "a.jpg")
-    (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(SourceError, match=message):
-        find_photos(tmp_path)
-
-
-def test_rejects_folders_without_images_or_with_several_csvs(tmp_path):
+def test_rejects_unusable_folders_and_csvs(tmp_path):
     with pytest.raises(SourceError, match="no folder of images"):
         find_photos(tmp_path / "none")
     with pytest.raises(SourceError, match="holds no images"):
         find_photos(tmp_path)
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_text("file,lon,lat\n")
-    with pytest.raises(SourceError, match=r"several CSVs .a.csv, b.csv.: name one with --csv"):
+    photo(tmp_path / "a.jpg")
+    for content, message in (
+        (b"", "cannot be read as UTF-8 CSV"),
+        (b"name,x,y\na.jpg,1,2\n", "has no column file, lon, lat; it has name, x, y"),
+        (b"file,lon,lat\nnone.jpg,1,2\n", "no image with a position: 1 missing, 1 not_listed"),
+    ):
+        (tmp_path / "list.csv").write_bytes(content)
+        with pytest.raises(SourceError, match=message):
+            find_photos(tmp_path)
+    (tmp_path / "b.csv").touch()
+    with pytest.raises(SourceError, match=r"several CSVs .b.csv, list.csv.: name one with --csv"):
         find_photos(tmp_path)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from dataset_builders.errors import DatasetError
@@ -11,9 +13,8 @@ from dataset_builders.schema import (
 )
 
 
-@pytest.mark.parametrize("city", ["new_york", "harborview-7"])
-def test_config_names_round_trip(city):
-    for table in TABLES:
+def test_config_names_round_trip():
+    for city, table in itertools.product(["new_york", "harborview-7"], TABLES):
         assert parse_config_name(config_name(city, table)) == (city, table)
 
 
@@ -31,18 +32,15 @@ def test_rejects_indicators_named_like_a_column():
         features("regions", [Indicator("area_m2", "m2", "count", "")])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_rejects_invalid_indicators():
+    fields = {"name": "x", "unit": "1", "kind": "count", "description": ""}
+    for change, message in (
         ({"name": "Night Light"}, "column name"),
         ({"kind": "amount"}, "kind of 'x' must be one of"),
         ({"transform": "log"}, "transform of 'x' must be one of"),
-    ],
-)
-def test_rejects_invalid_indicators(change, message):
-    fields = {"name": "x", "unit": "1", "kind": "count", "description": ""} | change
-    with pytest.raises(DatasetError, match=message):
-        Indicator(**fields)
+    ):
+        with pytest.raises(DatasetError, match=message):
+            Indicator(**fields | change)
 
 
 def test_metadata_round_trips_through_json():

@@ -128,22 +128,17 @@ def test_reads_tables_regions_and_images(dataset):
     assert rows[7] == {"image": encoded(picture(7)), "image_id": "i7", "heading": 7.0}
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda d: read_table(d, "metropolis", "regions"), "has no table 'metropolis-regions'"),
-        (lambda d: read_table(d, "gotham", "satellite"), "it has gotham-regions, gotham-street_v"),
-        (lambda d: read_table(d, "gotham", "roads"), "A table is one of"),
-        (lambda d: read_table(d, "gotham", "regions", ["gdp"]), "has no column gdp; it has"),
-        (lambda d: list(iter_images(d, "gotham", "captions")), "A view is one of"),
-        (lambda d: list_cities(d / "data"), "contains no table"),
-        (lambda d: list_cities(d / "no"), "there is no such folder"),
-        (lambda d: read_rejects(d / "data"), "the build did not finish"),
-    ],
-)
-def test_errors_name_what_is_missing_and_what_exists(dataset, call, message):
-    with pytest.raises(DatasetError, match=message):
-        call(dataset)
+def test_errors_name_what_is_missing_and_what_exists(dataset):
+    for call, message in (
+        (lambda: read_table(dataset, "metropolis", "regions"), "no table 'metropolis-regions'"),
+        (lambda: read_table(dataset, "gotham", "satellite"), "it has gotham-regions, gotham-str"),
+        (lambda: read_table(dataset, "gotham", "roads"), "A table is one of"),
+        (lambda: read_table(dataset, "gotham", "regions", ["gdp"]), "has no column gdp; it has"),
+        (lambda: list_cities(dataset / "data"), "contains no table"),
+        (lambda: read_rejects(dataset / "data"), "the build did not finish"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            call()
 
 
 def test_fetches_a_dataset_of_the_hub_by_table(dataset, monkeypatch):
@@ -164,18 +159,15 @@ def test_fetches_a_dataset_of_the_hub_by_table(dataset, monkeypatch):
         list_cities("/no/where")
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
+def test_invalid_rows_leave_no_shard(tmp_path):
+    writer = DatasetWriter(tmp_path, METADATA)
+    for row, message in (
         ({"region_id": "a", "city": "g", "gpd": 1.0}, "has no column gpd; it has"),
         ({"region_id": None, "city": "g"}, "'region_id' of the table 'regions' can"),
-    ],
-)
-def test_invalid_rows_leave_no_shard(tmp_path, row, message):
-    writer = DatasetWriter(tmp_path, METADATA)
-    with pytest.raises(DatasetError, match=message):
-        writer.write_shard("gotham", "regions", 0, [row])
-    assert not writer.has_shard("gotham", "regions", 0)
+    ):
+        with pytest.raises(DatasetError, match=message):
+            writer.write_shard("gotham", "regions", 0, [row])
+        assert not writer.has_shard("gotham", "regions", 0)
 
 
 def test_empty_tables_load(tmp_path):
@@ -211,7 +203,7 @@ def test_rejects_other_parameters_and_folders_of_other_files(tmp_path):
 
 
 def test_resumed_build_equals_an_uninterrupted_one(tmp_path):
-    def rows(writer, fail_at, prefix=""):
+    def rows(writer, fail_at=None, prefix=""):
         for i, row in enumerate(images(30)):
             if i == fail_at:
                 raise KeyboardInterrupt
@@ -221,13 +213,13 @@ def test_resumed_build_equals_an_uninterrupted_one(tmp_path):
                 yield row | {"image_id": f"{prefix}{i}"}
 
     def run(root, fail_at=None):
-        writer = DatasetWriter(root, METADATA)
-        writer.reject("listing.csv", "row 9", "no_file")
-        writer.reject("listing.csv", "row 9", "no_file")
-        writer.write_shard("gotham", "regions", 0, regions())
-        writer.write_shard("gotham", "street_view", 0, rows(writer, None))
-        writer.write_shard("gotham", "street_view", 1, rows(writer, fail_at, "b"))
-        writer.finish()
+        for city in ("gotham", "metropolis"):  # keeps the rejects of the first
+            writer = DatasetWriter(root, METADATA)
+            writer.reject("listing.csv", f"{city} row 9", "no_file")
+            writer.write_shard(city, "regions", 0, regions())
+            writer.write_shard(city, "street_view", 0, rows(writer))
+            writer.write_shard(city, "street_view", 1, rows(writer, fail_at, "b"))
+            writer.finish()
         write_card(root)
 
     run(tmp_path / "straight")
@@ -237,14 +229,4 @@ def test_resumed_build_equals_an_uninterrupted_one(tmp_path):
     run(tmp_path / "broken")  # adds no duplicates
     assert_same_dataset(tmp_path / "straight", tmp_path / "broken")
     rejects = read_rejects(tmp_path / "broken")
-    assert rejects["reason"].value_counts().to_dict() == {"truncated": 8, "no_file": 2}
-
-
-def test_second_city_keeps_the_rejects_of_the_first(tmp_path):
-    for city in ("gotham", "metropolis"):
-        writer = DatasetWriter(tmp_path, METADATA)
-        writer.reject(f"{city}.csv", "row 1", "no_file")
-        writer.write_shard(city, "regions", 0, regions())
-        writer.finish()
-    assert sorted(read_rejects(tmp_path)["table"]) == ["gotham.csv", "metropolis.csv"]
-    assert list_cities(tmp_path) == ["gotham", "metropolis"]
+    assert rejects["reason"].value_counts().to_dict() == {"truncated": 16, "no_file": 2}

@@ -24,76 +24,53 @@ METADATA = DatasetMetadata("t", "d", "s", "l", indicators=())
 CITY = "gotham"
 
 
-def regions(start: int, stop: int):
-    return [{"region_id": f"r{i}", "city": CITY} for i in range(start, stop)]
-
-
-def images(start: int, stop: int, region: str = "r0"):
-    image = {"bytes": encoded(picture()), "path": None}
-    return [{"image": image, "image_id": f"i{n}", "region_id": region} for n in range(start, stop)]
-
-
-def captions(*texts: str):
-    return [{"image_id": "i0", "model": "m", "text": text, "kept": True} for text in texts]
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    writer = DatasetWriter(tmp_path / "d", METADATA)
-    for index in range(2):
-        writer.write_shard(CITY, "regions", index, regions(5 * index, 5 * index + 5))
-        writer.write_shard(CITY, "satellite", index, images(5 * index, 5 * index + 5))
-    writer.write_shard(CITY, "captions", 0, captions("a park", "a road"))
-    writer.finish()
-    return tmp_path / "d"
+IMAGE = {"bytes": encoded(picture()), "path": None}
+ROWS = {
+    "regions": [{"region_id": f"r{n}", "city": CITY} for n in range(10)],
+    "satellite": [{"image": IMAGE, "image_id": f"i{n}", "region_id": "r0"} for n in range(10)],
+    "captions": [{"image_id": "i0", "model": "m", "text": f"a road {n}"} for n in range(10)],
+}
 
 
 @pytest.mark.parametrize(
-    ("table", "rows", "said"),
+    ("table", "said"),
     [
-        ("regions", regions(4, 8), "1 row repeats the region_id of an earlier row .r4; 1 id"),
-        ("satellite", images(3, 8), "2 rows repeat the image_id of an earlier row .i3, i4; 2 ids"),
-        # an image belongs to one region: the same id in another region is a duplicate
-        ("satellite", images(0, 1, "r1"), "1 row repeats the image_id of an earlier row .i0"),
-        ("captions", captions("a road", "a lake"), "1 row repeats the image_id . model"),
+        ("regions", "2 rows repeat the region_id of an earlier row .r3, r4; 2 ids"),
+        ("satellite", "2 rows repeat the image_id of an earlier row .i3, i4; 2 ids"),
+        ("captions", "2 rows repeat the image_id . model .* text"),
     ],
 )
-def test_rejects_ids_of_earlier_shards(tmp_path, table, rows, said):
-    writer = DatasetWriter(tmp_path, METADATA)
-    first = {"regions": regions(0, 5), "satellite": images(0, 5), "captions": captions("a road")}
-    writer.write_shard(CITY, table, 0, first[table])
-    if table != "regions":  # knows the first shard from disk only
-        writer = DatasetWriter(tmp_path, METADATA)
+def test_rejects_ids_of_earlier_shards(tmp_path, table, said):
+    DatasetWriter(tmp_path, METADATA).write_shard(CITY, table, 0, ROWS[table][:5])
+    writer = DatasetWriter(tmp_path, METADATA)  # knows the first shard from disk only
     with pytest.raises(RepeatedIdError, match=said):
-        writer.write_shard(CITY, table, 1, rows)
+        writer.write_shard(CITY, table, 1, ROWS[table][3:8])
     assert not writer.has_shard(CITY, table, 1)
-    # the rejected rows leave no keys behind
-    last = {"regions": regions(6, 8), "satellite": images(6, 8), "captions": captions("a lake")}
-    writer.write_shard(CITY, table, 1, last[table])
-    assert count_rows(tmp_path, CITY, table) == len(first[table]) + len(last[table])
+    writer.write_shard(CITY, table, 1, ROWS[table][6:])  # rejected rows leave no keys behind
+    assert count_rows(tmp_path, CITY, table) == 9
+    # an image belongs to one region: the same id in another region is a duplicate
+    if table == "satellite":
+        with pytest.raises(RepeatedIdError, match="1 row repeats the image_id"):
+            writer.write_shard(CITY, table, 2, [ROWS[table][0] | {"region_id": "r1"}])
 
 
-@pytest.mark.parametrize(
-    ("table", "read"),
-    [
-        ("regions", lambda d: read_regions(d, CITY)),
-        ("satellite", lambda d: list(iter_images(d, CITY, "satellite"))),
-        ("captions", lambda d: read_table(d, CITY, "captions")),
-    ],
-)
-def test_copied_shards_are_found_on_reading_and_publishing(dataset, tmp_path, table, read):
-    read(dataset)
-    folder = dataset / "data" / f"{CITY}-{table}"
-    shutil.copy(folder / "part-00000.parquet", folder / "part-00007.parquet")
-    rows = 2 if table == "captions" else 5
-    with pytest.raises(
-        RepeatedIdError, match=rf"'{CITY}-{table}': {rows} rows repeat .*; {rows} ids"
+def test_copied_shards_are_found_on_reading_and_publishing(tmp_path):
+    writer, root = DatasetWriter(tmp_path / "d", METADATA), tmp_path / "d"
+    for table, rows in ROWS.items():
+        writer.write_shard(CITY, table, 0, rows)
+    writer.finish()
+    for table, read in (
+        ("regions", lambda: read_regions(root, CITY)),
+        ("satellite", lambda: list(iter_images(root, CITY, "satellite"))),
+        ("captions", lambda: read_table(root, CITY, "captions")),
     ):
-        read(dataset)
-    with pytest.raises(RepeatedIdError, match=f"{rows} rows repeat"):
-        publish(dataset, tmp_path / "out")
-    with pytest.raises(RepeatedIdError, match=f"{rows} rows repeat"):
-        DatasetWriter(dataset, METADATA).finish()
+        read()
+        first = root / "data" / f"{CITY}-{table}" / "part-00000.parquet"
+        copy = shutil.copy(first, first.with_name("part-00007.parquet"))
+        for use in (read, lambda: publish(root, tmp_path / "out"), writer.finish):
+            with pytest.raises(RepeatedIdError, match=r"10 rows repeat .*; 10 ids in all"):
+                use()
+        copy.unlink()
 
 
 @settings(max_examples=40)
