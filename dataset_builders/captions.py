@@ -68,8 +68,10 @@ def visible_text(text: str) -> str:
     """Remove control and invisible characters, except line breaks and tabs."""
     if text.isprintable():
         return text
-    kept = (char if _is_text(char) else " " * char.isspace() for char in text)
-    return "".join(kept)
+    hidden = {"\n": False, "\t": False}
+    for char in set(text) - set(hidden):
+        hidden[char] = unicodedata.category(char) in ("Cc", "Cs") or ord(char) in _INVISIBLE
+    return "".join(" " * char.isspace() if hidden[char] else char for char in text)
 
 
 def strip_template(text: str) -> str:
@@ -119,12 +121,6 @@ def join_sentences(sentences: list[str]) -> str | None:
     cleaned = [text for text in map(plain_text, map(strip_template, sentences)) if text]
     ended = [text if text[-1] in ".!?。！？" else f"{text.rstrip(',;: ')}." for text in cleaned]
     return " ".join(ended) or None
-
-
-def _is_text(char: str) -> bool:
-    if unicodedata.category(char) in ("Cc", "Cs"):
-        return char in "\n\t"
-    return ord(char) not in _INVISIBLE
 
 
 __all__ = [

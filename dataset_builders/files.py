@@ -52,14 +52,10 @@ def locked(folder: Path, name: str = LOCK_FILE, remedy: str = REMEDY) -> Iterato
     Args:
         folder: Folder to lock; created if missing.
         name: Name of the lock file, which exists within the block only.
-        remedy: Advice if another run holds the lock.
+        remedy: Advice if another run holds the lock, for the InUseError that names it.
 
     Yields:
         File descriptor of the lock; a process that inherits it shares the lock.
-
-    Raises:
-        InUseError: Another run holds the lock; the message names it.
-        OSError: The folder is not writable.
     """
     path, is_new = folder / name, not folder.exists()
     with _acquire(path, remedy) as file:

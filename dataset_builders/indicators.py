@@ -209,7 +209,8 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
             f"{source.example}."
         )
     groups = [match.groupdict() for match in matches if match is not None]
-    years = sorted({_year(group) for group in groups})
+    found = (one.get("year") or one.get("year2") or one.get("yy") or "" for one in groups)
+    years = sorted({year if len(year) != 2 else f"{20 - (year >= '70')}{year}" for year in found})
     months = {group["month"] for group in groups if group.get("month")}
     if len(files) == source.files and (not months or (len(months) == 12 and len(years) == 1)):
         return source.period or " ".join(years)
@@ -222,12 +223,6 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
         f"A value of {source.name} is the sum of the twelve months of one year; got {len(files)} "
         f"file(s) of {', '.join(years)}, without the month(s) {', '.join(missing) or 'none'}."
     )
-
-
-def _year(group: dict[str, str]) -> str:
-    if group.get("yy"):
-        return ("19" if int(group["yy"]) >= 70 else "20") + group["yy"]
-    return group.get("year") or group.get("year2") or ""
 
 
 def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | None:

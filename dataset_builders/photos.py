@@ -116,18 +116,10 @@ def find_csv(root: Path, csv: str | None) -> Path | None:
 
 
 def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """Read a CSV that lists the images of its folder.
+    """Read a CSV that lists the images of its folder; `required` are keys of [`COLUMN_NAMES`].
 
-    Args:
-        path: The CSV.
-        required: Required columns, as keys of [`COLUMN_NAMES`].
-
-    Returns:
-        Columns as text, `file` without nulls; and rejects: rows with too many fields, and images of
-        the folder without a row.
-
-    Raises:
-        SourceError: The file cannot be read, or lacks a required column.
+    Returns columns as text, `file` without nulls; and rejects: rows with too many fields, and
+    images of the folder without a row.
     """
     frame, rejects = read_csv_rows(path)
     frame = named_columns(frame, str(path), required)
@@ -224,13 +216,8 @@ def exif_positions(root: Path) -> tuple[list[dict[str, Any]], list[PhotoReject]]
 def exif_position(path: Path) -> dict[str, Any]:
     """Position, heading and time of a photo from its EXIF data.
 
-    Returns:
-        `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None), `captured_at` (ISO 8601 or
-        None).
-
-    Raises:
-        ValueError: The position is missing or invalid.
-        OSError: The file cannot be read as an image.
+    Returns `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None) and `captured_at` (ISO
+    8601 or None). Raises ValueError for a missing or invalid position, OSError for no image.
     """
     try:
         with open_image(path) as image:

@@ -200,14 +200,8 @@ def grid_cells(lon: Any, lat: Any, side_m: float) -> tuple[NDArray[Any], NDArray
     Squares are aligned to multiples of their side, so other points of the same zone fall into the
     same squares and ids.
 
-    Args:
-        lon: `(n,)` longitudes, EPSG:4326; NaN where unknown.
-        lat: `(n,)` latitudes.
-        side_m: Side of a square in metres.
-
-    Returns:
-        `(n,)` ids as in [`square_grid`], and `(n,)` polygons in EPSG:4326; None for points without
-        coordinates.
+    Coordinates are in EPSG:4326, NaN where unknown. Returns `(n,)` ids as in [`square_grid`], and
+    `(n,)` polygons in EPSG:4326; None for points without coordinates.
     """
     _check_side(side_m)
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)

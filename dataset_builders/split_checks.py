@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 
 from .errors import SplitError
 
@@ -56,18 +57,11 @@ def variogram(
     if len(known) > MAX_PAIRS_FROM:
         known = np.sort(np.random.default_rng(0).choice(known, MAX_PAIRS_FROM, replace=False))
     xy = np.column_stack([x_m[known], y_m[known]])
-    first, second = np.triu_indices(len(known), 1)
-    distance = np.linalg.norm(xy[first] - xy[second], axis=1)
-    half = (values[known][first] - values[known][second]) ** 2 / 2
+    half = pdist(values[known][:, None], "sqeuclidean") / 2
+    pairs = pd.DataFrame({"distance": pdist(xy), "half": half})
     edges = np.linspace(0, np.linalg.norm(np.ptp(xy, axis=0)) / 2, BINS + 1)
-    bins = np.digitize(distance, edges) - 1
-    inside = (bins >= 0) & (bins < BINS)
-    count, sum_of_distances, sum_of_halves = (
-        np.bincount(bins[inside], weights, BINS)
-        for weights in (None, distance[inside], half[inside])
-    )
-    filled = count > 0
-    return sum_of_distances[filled] / count[filled], sum_of_halves[filled] / count[filled]
+    means = pairs.groupby(np.digitize(pairs["distance"], edges)).mean().query(f"index <= {BINS}")
+    return means["distance"].to_numpy(), means["half"].to_numpy()
 
 
 def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:

@@ -169,9 +169,6 @@ class Neighbourhood:
         places = np.column_stack([shapely.bounds(self._shapes), self._centres])
         self.placed = np.isfinite(places).all(axis=1)
 
-    def __len__(self) -> int:
-        return len(self._shapes)
-
     @property
     def gap_m(self) -> float:
         """Largest gap between geometries that are too close, tolerance included."""
@@ -289,7 +286,10 @@ def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(lon) & np.isfinite(lat)
     if not known.any():
         return lon * np.nan, lat * np.nan
-    lon_0, lat_0 = _middle_lon(lon[known]), float(lat[known].min() + lat[known].max()) / 2
+    # centre of the shorter of the two arcs that contain all longitudes
+    east = np.where(lon[known] < 0, lon[known] + 360, lon[known])
+    arc = east if np.ptp(east) < np.ptp(lon[known]) else lon[known]
+    lon_0, lat_0 = (float(one.min() + one.max()) / 2 for one in (arc, lat[known]))
     plane = pyproj.CRS.from_proj4(f"+proj=laea +lon_0={lon_0!r} +lat_0={lat_0!r} +units=m")
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     x, y = to_plane.transform(lon, lat)
@@ -385,13 +385,6 @@ def _blocks(points: np.ndarray, block_m: float, margin_m: float) -> np.ndarray:
     """
     index = np.floor((points - points.min(axis=0) + margin_m) / block_m).astype(np.int64)
     return np.unique(index, axis=0, return_inverse=True)[1].ravel()
-
-
-def _middle_lon(lon: np.ndarray) -> float:
-    """Centre of the shorter of the two arcs that contain all longitudes."""
-    east = np.where(lon < 0, lon + 360, lon)
-    lon = east if np.ptp(east) < np.ptp(lon) else lon
-    return float(lon.min() + lon.max()) / 2
 
 
 def _typical_side(shapes: NDArray[Any]) -> float:

@@ -55,11 +55,7 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table into memory; errors as in [`table_shards`].
 
-    Args:
-        dataset_name: Dataset folder, or id of a dataset on the Hub.
-        city: Name of the city.
-        table: One of the four tables.
-        columns: Columns to read, in this order; all except the image by default.
+    The columns are read in this order; all except the image by default.
     """
     paths = table_shards(dataset_name, city, table)
     if columns is None:
@@ -117,17 +113,7 @@ def iter_images(
 ) -> Iterator[dict[str, Any]]:
     """Stream the rows of an image table in stored order, with constant memory.
 
-    Args:
-        dataset_name: Dataset folder, or id of a dataset on the Hub.
-        city: Name of the city.
-        view: "street_view" or "satellite".
-        columns: Columns to yield in addition to the image.
-
-    Yields:
-        `{"image": encoded bytes or None, **columns}`.
-
-    Raises:
-        DatasetError: Unknown view, or as in [`table_shards`].
+    Yields `{"image": encoded bytes or None, **columns}`; errors as in [`table_shards`].
     """
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
@@ -155,11 +141,7 @@ def sample_images(
 
 
 def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
-    """Items rejected by the build of a dataset: table, item, reason, detail.
-
-    Raises:
-        DatasetError: The build did not finish.
-    """
+    """Items rejected by the build of a dataset: table, item, reason, detail."""
     path = Path(dataset_name) / REJECTS_FILE
     if not path.exists():
         raise DatasetError(f"{path} does not exist: the build did not finish. Rerun it.")

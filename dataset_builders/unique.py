@@ -47,11 +47,8 @@ def require_unique(
 ) -> None:
     """Raise if two rows of a table have the same key.
 
-    Args:
-        parts: Keys of the rows, one column per key column; read one part at a time.
-        where: Name of the table, for the message.
-        remedy: Advice, for the message.
-        seen: Hashes of earlier keys, see [`repeats`].
+    `parts` are the keys of the rows, read one at a time; `where` names the table, and `seen` holds
+    the hashes of earlier keys, see [`repeats`].
     """
     seen = set() if seen is None else seen
     found = [twice for part in parts if len(twice := repeats(part, seen))]

@@ -166,7 +166,8 @@ class DatasetWriter:
         shards = sorted((self.root / DATA_FOLDER).glob("*/part-*.parquet"))
         for name in sorted({path.parent.name for path in shards}):
             table_shards(self.root, *parse_config_name(name))
-        of_shards = [reject for path in shards for reject in _rejects_of(path)]
+        stored = [(pq.read_metadata(path).metadata or {}).get(REJECTS_KEY) for path in shards]
+        of_shards = [tuple(row) for text in stored if text for row in json.loads(text)]
         path = self.root / REJECTS_FILE
         earlier: Counter[Reject] = Counter()
         if path.exists():
@@ -228,11 +229,6 @@ class DatasetWriter:
             if reason:
                 self.reject(name, str(row.get("image_id")), reason, text)
             yield cleaned
-
-
-def _rejects_of(path: Path) -> list[Reject]:
-    stored = pq.read_metadata(path).metadata or {}
-    return [tuple(row) for row in json.loads(stored.get(REJECTS_KEY, b"[]"))]
 
 
 __all__ = ["DatasetWriter"]

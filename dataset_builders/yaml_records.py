@@ -146,6 +146,20 @@ def _fields(holder: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return {name: one.get("properties", {}) for name, one in classes}
 
 
+def _known_beside(holder: type[BaseModel], name: str, mapping: Mapping[str, Any]) -> list[str]:
+    """Fields of the class that best matches a mapping with an unknown field."""
+
+    def likeness(fields: Mapping[str, Any]) -> tuple[int, int]:
+        consts = [one for one in fields if "const" in fields[one]]
+        tags = sum(fields[one]["const"] == mapping.get(one) for one in consts)
+        return tags, len(fields.keys() & (mapping.keys() - {name}))
+
+    classes: list[dict[str, Any]] = list(_fields(holder).values())
+    known = list(classes[max(range(len(classes)), key=lambda one: likeness(classes[one]))])
+    everything = sorted({one for fields in _fields(holder).values() for one in fields})
+    return known if difflib.get_close_matches(name, known, 1) else everything
+
+
 def _spell_out(holder: type[BaseModel], content: Any, one: Mapping[str, Any]) -> bool:
     """Expand a shorthand in place; returns whether the error was one."""
     _, value, (parent, key) = _follow(content, one["loc"])
@@ -169,8 +183,8 @@ def _mistakes(
         path, value, _ = _follow(values, steps, where)
         quoted = f"`{path}`" if path else "The recipe"
         if one["type"] in UNKNOWN:
-            known = {field for fields in _fields(holder).values() for field in fields}
-            yield unknown_name(path, steps[-1], sorted(known))
+            mapping = _follow(values, steps[:-1])[1]
+            yield unknown_name(path, steps[-1], _known_beside(holder, steps[-1], mapping))
         elif one["type"] in MISSING and not isinstance(steps[-1], int):
             yield f"{quoted} lacks {steps[-1]}: give it in the file or as a flag."
         elif one["type"] == "union_tag_not_found":
