@@ -37,10 +37,6 @@ def assign_points(
 
     Returns:
         `(n,)` row positions in `regions`; -1 for points outside all regions.
-
-    Raises:
-        DatasetError: The regions are not in EPSG:4326; or most points lie outside, but not in
-            another coordinate system, which is named.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     if lon.shape != lat.shape or lon.ndim != 1:

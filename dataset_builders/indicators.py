@@ -149,11 +149,6 @@ def raster_indicator(
     Returns:
         Indexed like `regions`: `<indicator>` (NaN where missing), `<indicator>_source` and
         `<indicator>_coverage` (see [`zonal`]; 0 where no cell is valid, even if the value is 0).
-
-    Raises:
-        DatasetError: Unknown product, missing or foreign files, another CRS, `zero_where_no_data`
-            for a product without `nodata_is_zero`, or errors of [`zonal`].
-        MissingExtraError: rasterio or exactextract is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:

@@ -69,10 +69,6 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
         csv: Name of the CSV in the folder; by default the only one there. Its columns are `file`
             (relative to the folder), `lon` and `lat` (EPSG:4326, degrees), or other names in
             [`COLUMN_NAMES`].
-
-    Raises:
-        SourceError: Missing folder or CSV, several CSVs and none named, missing columns, or no
-            photo with a position.
     """
     if isinstance(source, pd.DataFrame):
         listing = named_columns(source, "The table of images", POSITION)

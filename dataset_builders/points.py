@@ -14,9 +14,9 @@ import shapely
 from numpy.typing import NDArray
 
 from .assignment import assign_points
+from .boundaries import read_layer
 from .coordinates import SYSTEMS, convert
 from .errors import DatasetError, SourceError
-from .layers import read_layer
 from .photos import NO_CSV
 from .roads import read_extract
 from .storage import Reject
@@ -141,10 +141,6 @@ def read_points(
         count_column: Column of weights, such as the number of reviews; 1 by default.
         date_column: Column of dates, required with `year`.
         year: Year to select; all by default.
-
-    Raises:
-        SourceError: Missing file or column, or no usable row.
-        DatasetError: Unknown coordinate system, missing CRS, or most coordinates out of range.
     """
     if coord_system not in SYSTEMS:
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
@@ -203,10 +199,6 @@ def count_points(
         by_category: Add a weighted count per category ("poi_healthcare").
         min_inside: Minimum share of the points within the regions; 0 for a table that covers more
             than the city.
-
-    Raises:
-        DatasetError: Too many points outside the regions (with the likely coordinate system, if
-            any), or `by_category` for points without categories.
     """
     if by_category and points.category is None:
         raise DatasetError(

@@ -135,9 +135,6 @@ def sampling_points(
         `point_id` (from the coordinates, hence reproducible), `highway`, `name`, `heading` (of the
         road in one direction, degrees clockwise from north), `lon`, `lat`, geometry (EPSG:4326),
         in a fixed order.
-
-    Raises:
-        DatasetError: Missing CRS, no road, or invalid distances.
     """
     if roads.crs is None:
         raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")

@@ -40,10 +40,6 @@ def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
         dataset_name: Dataset folder, or id of a dataset on the Hub.
         city: Name of the city.
         table: One of the four tables.
-
-    Raises:
-        DatasetError: Unknown dataset, city or table.
-        RepeatedIdError: Two rows of the table have the same id.
     """
     paths = _find_shards(dataset_name, city, table)
     require_unique_shards(paths, table, f"{dataset_name}, table {config_name(city, table)!r}")

@@ -113,9 +113,6 @@ class World:
         city: City name: key of `STYLES`, or `<style>-<seed>` for a city with its own seed.
         grid_size: Number of regions per side, at least 3; the city scales with it.
         seed: Random seed of cities without their own.
-
-    Raises:
-        DatasetError: The city is unknown, or the grid is too small.
     """
 
     def __init__(self, city: str, grid_size: int, seed: int = 0):

@@ -1,21 +1,20 @@
 """Regions across 180 degrees, against shapes cut by hand, closed forms and exactextract."""
 
+import exactextract
 import geopandas as gpd
 import numpy as np
 import pyproj
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-rasterio = pytest.importorskip("rasterio")
-from affine import Affine  # noqa: E402  (comes with rasterio)
-
-from dataset_builders.errors import DatasetError  # noqa: E402
-from dataset_builders.globe import geodesic_areas  # noqa: E402
-from dataset_builders.indicators import zonal  # noqa: E402
-from dataset_builders.regions import polygon_regions  # noqa: E402
-from tests.dataset_builders.rasters import write_raster as write  # noqa: E402
+from dataset_builders.errors import DatasetError
+from dataset_builders.globe import geodesic_areas
+from dataset_builders.indicators import zonal
+from dataset_builders.regions import polygon_regions
+from tests.dataset_builders.rasters import write_raster as write
 
 WGS84 = pyproj.Geod(ellps="WGS84")
 FIJI = "EPSG:3460"
@@ -110,7 +109,6 @@ def test_region_across_180_equals_its_halves(tmp_path, name):
 
 def test_projected_regions_on_a_raster_in_degrees_equal_exactextract(tmp_path):
     """exactextract gets the halves cut by hand, on a raster of -180 to 180."""
-    exactextract = pytest.importorskip("exactextract")
     shapes = [
         fiji_box(178.2, -19, -178.1, -15),
         fiji_box(179.5, -18, -179.2, -16.5).difference(fiji_box(179.9, -17.5, -179.8, -17)),

@@ -3,21 +3,20 @@ from dataclasses import replace
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import shapely
+from affine import Affine
 
-rasterio = pytest.importorskip("rasterio")
-from affine import Affine  # noqa: E402
-
-from dataset_builders.errors import DatasetError  # noqa: E402
-from dataset_builders.indicators import (  # noqa: E402
+from dataset_builders.errors import DatasetError
+from dataset_builders.indicators import (
     RASTERS,
     RasterSource,
     find_raster,
     raster_indicator,
 )
-from dataset_builders.regions import square_grid  # noqa: E402
-from dataset_builders.schema import INDICATORS  # noqa: E402
-from tests.dataset_builders.rasters import write_raster  # noqa: E402
+from dataset_builders.regions import square_grid
+from dataset_builders.schema import INDICATORS
+from tests.dataset_builders.rasters import write_raster
 
 PLACE = Affine(1 / 120, 0, 116.0, 0, -1 / 120, 40.5)
 WHOLE = gpd.GeoDataFrame(

@@ -1,4 +1,6 @@
 import geopandas as gpd
+import h3
+import mercantile
 import numpy as np
 import pyproj
 import pytest
@@ -188,7 +190,6 @@ def test_tiles_match_tile_corner_and_leave_no_hole(scheme, zoom):
 
 
 def test_xyz_tiles_equal_mercantile_and_wrap_at_the_antimeridian():
-    mercantile = pytest.importorskip("mercantile")
     found = tile_regions(BEIJING, 14, min_cover=0.0)
     expected = set(mercantile.tiles(*BEIJING.bounds, 14))
     assert set(zip(found["tile_x"], found["tile_y"], strict=True)) == {(t.x, t.y) for t in expected}
@@ -200,7 +201,6 @@ def test_xyz_tiles_equal_mercantile_and_wrap_at_the_antimeridian():
 
 
 def test_h3_cells():
-    h3 = pytest.importorskip("h3")
     frame = h3_regions(BEIJING, 8, min_cover=0.0, city="beijing")
     row = frame.iloc[3]
     cell = row["region_id"].removeprefix("h3_")

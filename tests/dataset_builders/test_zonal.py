@@ -1,23 +1,23 @@
 """Zonal statistics of GeoTIFFs, against exactextract and against sums by hand."""
 
+import exactextract
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-rasterio = pytest.importorskip("rasterio")
-from affine import Affine  # noqa: E402  (comes with rasterio)
-
-from dataset_builders import exact_cells  # noqa: E402
-from dataset_builders import zonal as room  # noqa: E402
-from dataset_builders.errors import DatasetError  # noqa: E402
-from dataset_builders.globe import geodesic_areas  # noqa: E402
-from dataset_builders.indicators import zonal  # noqa: E402
-from dataset_builders.regions import square_grid  # noqa: E402
-from tests.dataset_builders.rasters import write_raster as write  # noqa: E402
+from dataset_builders import exact_cells
+from dataset_builders import zonal as room
+from dataset_builders.errors import DatasetError
+from dataset_builders.globe import geodesic_areas
+from dataset_builders.indicators import zonal
+from dataset_builders.regions import square_grid
+from tests.dataset_builders.rasters import write_raster as write
 
 NODATA = -99999.0
 UTM = "EPSG:32650"
@@ -89,7 +89,6 @@ def test_total_is_conserved_across_projections(tmp_path):
 
 @pytest.mark.parametrize(("kind", "statistic"), [("count", "sum"), ("intensity", "mean")])
 def test_equals_exactextract(tmp_path, kind, statistic):
-    exactextract = pytest.importorskip("exactextract")
     path = write(tmp_path / "a.tif", people(120, 130), metres(), UTM)
     box = whole(path).geometry[0].buffer(500).bounds
     places = np.random.default_rng(0).uniform((*box[:2], 30), (*box[2:], 3000), (60, 3))
