@@ -84,6 +84,8 @@ def block_split(
             f"A block split needs the coordinates of all regions; got {len(points)} regions, "
             f"{int((~np.isfinite(points)).any(axis=1).sum())} without coordinates."
         )
+    if not block_m > 0:
+        raise SplitError(f"A block needs a side above 0 m, got {block_m}.")
     margin_m = 0.0 if neighbourhood is None else neighbourhood.centre_distance_m / 2
     members = _blocks(points, block_m, margin_m)
     sizes = np.bincount(members)
@@ -161,6 +163,8 @@ class Neighbourhood:
         buffer_m: float = 0.0,
         centres: NDArray[np.float64] | None = None,
     ):
+        if not (cell_m >= 0 and buffer_m >= 0):
+            raise SplitError(f"Side and buffer must not be negative, got {cell_m} and {buffer_m}.")
         self.cell_m, self.buffer_m = float(cell_m), float(buffer_m)
         self._shapes = np.asarray(shapes, dtype=object)
         centroids = _centroids(self._shapes)
