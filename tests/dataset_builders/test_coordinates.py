@@ -106,7 +106,7 @@ def test_xyz_and_tms_corners_equal_epsg_3857(z, data):
 
 
 @given(st.sampled_from(["xyz", "tms", "baidu"]), st.integers(11, 18), lons, lats)
-def test_a_point_lies_in_its_tile(scheme, z, lon, lat):
+def test_points_lie_in_their_tiles(scheme, z, lon, lat):
     x, y = tile_index(lon, lat, z, scheme)
     west, south = tile_corner(x, y, z, scheme)
     east, north = tile_corner(x + 1, y - 1 if scheme == "xyz" else y + 1, z, scheme)

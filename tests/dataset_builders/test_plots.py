@@ -7,7 +7,6 @@ import shapely
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dataset_builders.errors import DatasetError
 from dataset_builders.log_ticks import raw_ticks
 from dataset_builders.plots import (
     SPLIT_COLOURS,
@@ -88,15 +87,6 @@ def test_contact_sheet_shows_every_image(tmp_path):
     ]
     colours = colours_of(contact_sheet(images, tmp_path / "sheet.png", title="x"))
     assert {f"#{level:02x}0000" for level in levels} <= colours
-
-
-def test_rejects_missing_columns_other_formats_and_empty_tables(regions, tmp_path):
-    with pytest.raises(DatasetError, match="no indicator 'gdp'"):
-        plot_indicator(regions, "gdp", tmp_path / "a.png")
-    with pytest.raises(DatasetError, match=r"as \.png, got 'a.jpg'"):
-        plot_regions(regions, tmp_path / "a.jpg")
-    with pytest.raises(DatasetError, match="nothing to draw"):
-        plot_regions(regions.iloc[:0], tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("extent", [(16, 16), (3, 16)])

@@ -120,15 +120,6 @@ def test_rejects_impossible_splits():
     assert len(problems) == 2
 
 
-@settings(max_examples=20)
-@given(st.floats(-179, 179), st.floats(-70, 70))
-def test_local_xy_is_in_metres(lon, lat):
-    # 0.01 degrees along the meridian: 1105.7 to 1117 m, depending on latitude
-    x, y = local_xy(np.array([lon, lon + 0.01]), np.array([lat, lat + 0.01]))
-    assert 1105 < y[1] - y[0] < 1118
-    assert x[1] - x[0] == pytest.approx(1113.2 * np.cos(np.radians(lat)), rel=0.005)
-
-
 @pytest.mark.parametrize("size", [6, 12])
 def test_splits_small_cities_with_the_defaults(size):
     x, y = grid(size, size)
