@@ -14,9 +14,9 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
+from .boundaries import read_layer
 from .errors import DatasetError, SourceError
 from .globe import check_polygons, refuse, to_degrees
-from .layers import read_layer
 
 LayerKind = Literal["count", "intensity"]
 ROUNDING = 1e-9
@@ -47,11 +47,6 @@ def allocate(
     Returns:
         Indexed like `regions`: `value`, NaN where no polygon has a value, and `coverage`, the share
         of the region's area on polygons with a value.
-
-    Raises:
-        SourceError: The layer cannot be read, or has no numeric column of this name.
-        DatasetError: Missing CRS, invalid or overlapping polygons, negative counts, or no overlap
-            with the regions.
     """
     if kind not in get_args(LayerKind):
         raise DatasetError(f"The kind of a layer is one of {get_args(LayerKind)}, got {kind!r}.")

@@ -37,10 +37,6 @@ def assign_points(
 
     Returns:
         `(n,)` row positions in `regions`; -1 for points outside all regions.
-
-    Raises:
-        DatasetError: The regions are not in EPSG:4326; or most points lie outside, but not in
-            another coordinate system, which is named.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     if lon.shape != lat.shape or lon.ndim != 1:
@@ -61,11 +57,7 @@ def assign_points(
 
 
 class RegionIndex:
-    """Spatial index of regions, for repeated calls of [`assign_points`].
-
-    Raises:
-        DatasetError: The regions are not in EPSG:4326.
-    """
+    """Spatial index of regions, for repeated calls of [`assign_points`]."""
 
     def __init__(self, regions: gpd.GeoDataFrame):
         if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):
@@ -74,7 +66,6 @@ class RegionIndex:
         ids = np.asarray(regions.get("region_id", regions.index), dtype=object).astype(str)
         self.order = np.argsort(ids, kind="stable")
         self.shapes = regions.geometry.to_numpy()[self.order]
-        shapely.prepare(self.shapes)
         self.tree = shapely.STRtree(self.shapes)
 
     def find(self, lon: Floats, lat: Floats) -> Ints:
@@ -84,9 +75,9 @@ class RegionIndex:
         first = np.full(len(lon), none)
         for start in range(0, len(lon), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
-            point, shape = self.tree.query(shapely.points(lon[part], lat[part]))
-            held = shapely.intersects_xy(self.shapes[shape], lon[part][point], lat[part][point])
-            np.minimum.at(first[part], point[held], shape[held])
+            points = shapely.points(lon[part], lat[part])
+            point, shape = self.tree.query(points, predicate="intersects")
+            np.minimum.at(first[part], point, shape)
         return np.append(self.order, -1)[first]
 
 

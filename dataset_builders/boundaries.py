@@ -1,4 +1,4 @@
-"""Read and validate the boundary of a city, in EPSG:4326."""
+"""Vector layers, and the boundary of a city, validated and in EPSG:4326."""
 
 import os
 import warnings
@@ -10,13 +10,31 @@ import numpy as np
 import shapely
 from pyproj.exceptions import ProjError
 
-from .errors import DatasetError
-from .layers import read_layer
+from .errors import DatasetError, SourceError
 
 Boundary: TypeAlias = shapely.Geometry | gpd.GeoSeries | gpd.GeoDataFrame | str | os.PathLike[str]
 MAX_LATITUDE = 85.0
 # largest relative change of area by a repair
 REPAIR_TOLERANCE = 1e-3
+
+
+def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
+    """Read a GeoPackage, GeoJSON, Shapefile, GeoParquet...; messages name it by `what`.
+
+    Raises:
+        SourceError: The file is missing, unreadable or without geometry.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(f"There is no {what} at {path}.")
+    try:
+        is_parquet = path.suffix.lower() in (".parquet", ".geoparquet")
+        frame = gpd.read_parquet(path) if is_parquet else gpd.read_file(path)
+    except Exception as error:  # GDAL's drivers have their own exceptions
+        raise SourceError(f"{path} is not a {what} that geopandas can read: {error}") from error
+    if not isinstance(frame, gpd.GeoDataFrame) or frame.active_geometry_name is None:
+        raise SourceError(f"{path} is a table without geometry, not a {what}.")
+    return frame
 
 
 def read_boundary(boundary: Boundary) -> shapely.Geometry:
@@ -160,4 +178,4 @@ def _text(bounds: Any) -> str:
     return f"({west:g}, {south:g}) to ({east:g}, {north:g})"
 
 
-__all__ = ["Boundary", "read_boundary"]
+__all__ = ["Boundary", "read_boundary", "read_layer"]

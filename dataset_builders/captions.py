@@ -48,11 +48,7 @@ def clean_caption(text: str | None) -> str | None:
 
 
 def caption_text(text: str | None) -> tuple[str | None, str]:
-    """Clean a caption, or give the reason for dropping it.
-
-    Returns:
-        The caption on one line and "", or None and one of [`DROP_REASONS`].
-    """
+    """The clean caption, on one line, and ""; or None and one of [`DROP_REASONS`]."""
     bare = strip_template(text or "")
     if has_template_token(bare):
         return None, TEMPLATE
@@ -61,12 +57,9 @@ def caption_text(text: str | None) -> tuple[str | None, str]:
 
 
 def plain_text(text: str | None) -> str | None:
-    """Remove control and invisible characters, and collapse white space.
+    """Remove control and invisible characters and lone surrogates, and collapse white space.
 
-    Lone surrogates, which UTF-8 cannot encode, are removed.
-
-    Returns:
-        The text, or None if nothing is left.
+    Returns None if nothing is left.
     """
     return " ".join(visible_text(text or "").split()) or None
 
@@ -75,8 +68,10 @@ def visible_text(text: str) -> str:
     """Remove control and invisible characters, except line breaks and tabs."""
     if text.isprintable():
         return text
-    kept = (char if _is_text(char) else " " * char.isspace() for char in text)
-    return "".join(kept)
+    hidden = {"\n": False, "\t": False}
+    for char in set(text) - set(hidden):
+        hidden[char] = unicodedata.category(char) in ("Cc", "Cs") or ord(char) in _INVISIBLE
+    return "".join(" " * char.isspace() if hidden[char] else char for char in text)
 
 
 def strip_template(text: str) -> str:
@@ -104,14 +99,7 @@ def clean_row(table: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], st
     """Clean the caption in a dataset row.
 
     In image tables a dropped caption becomes null; in the table of candidates its text is kept,
-    with `kept` false.
-
-    Args:
-        table: Name of the table.
-        row: Values by column.
-
-    Returns:
-        The row, one of [`DROP_REASONS`] or "", and the dropped text.
+    with `kept` false. Returns the row, one of [`DROP_REASONS`] or "", and the dropped text.
     """
     column = "text" if table == "captions" else "caption"
     if not isinstance(text := row.get(column), str):
@@ -133,12 +121,6 @@ def join_sentences(sentences: list[str]) -> str | None:
     cleaned = [text for text in map(plain_text, map(strip_template, sentences)) if text]
     ended = [text if text[-1] in ".!?。！？" else f"{text.rstrip(',;: ')}." for text in cleaned]
     return " ".join(ended) or None
-
-
-def _is_text(char: str) -> bool:
-    if unicodedata.category(char) in ("Cc", "Cs"):
-        return char in "\n\t"
-    return ord(char) not in _INVISIBLE
 
 
 __all__ = [

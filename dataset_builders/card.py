@@ -50,10 +50,6 @@ def write_card(root: str | Path, kind: str = FILES_KIND) -> Path:
 
     Returns:
         Path of the card.
-
-    Raises:
-        DatasetError: The folder holds no finished dataset.
-        ForeignFileError: README.md was not written by this function, or was edited.
     """
     root = Path(root)
     tables = sorted(list_tables(root), key=lambda pair: (pair[0], TABLES.index(pair[1])))
@@ -61,13 +57,18 @@ def write_card(root: str | Path, kind: str = FILES_KIND) -> Path:
     sources = list(_sources(root, tables))
     rejects = read_rejects(root)
     is_published = (root / MARKER).exists()
+    shown = next((pair for pair in tables if pair[1] in VIEWS), tables[0])
     card = DatasetCard.from_template(
         _header(root, metadata, tables),
         template_path=str(TEMPLATE),
         title=_title(metadata),
         metadata=metadata,
         placeholder=PLACEHOLDER,
-        shown=_shown(root, tables),
+        shown={
+            "city": shown[0],
+            "table": shown[1],
+            "withheld": shown[1] in VIEWS and not _redistributable(root, *shown).all(),
+        },
         tables=[_table(root, *pair) for pair in tables],
         sources=sources,
         withheld=sum(one["withheld"] for one in sources) if is_published else 0,
@@ -104,28 +105,14 @@ def _header(root: Path, metadata: DatasetMetadata, tables: Sequence[Table]) -> D
             {
                 "config_name": name,
                 "data_files": [{"split": "train", "path": f"data/{name}/part-*.parquet"}],
-                "description": _contents(root, *pair),
+                # `load_dataset` caches a local folder by its name and the configs of its card;
+                # without this, it returns rows of another folder or of an earlier build
+                "description": f"contents {files_fingerprint(table_shards(root, *pair))}",
             }
             for pair, name in zip(tables, names, strict=True)
         ],
         **licences,
     )
-
-
-def _contents(root: Path, city: str, table: str) -> str:
-    """Identifies the rows of a table.
-
-    `load_dataset` caches a local folder by its name and the configs of its card: without this, it
-    returns the rows of another folder of that name, or those of before a rebuild.
-    """
-    return f"contents {files_fingerprint(table_shards(root, city, table))}"
-
-
-def _shown(root: Path, tables: Sequence[Table]) -> dict[str, Any]:
-    """Table of the loading example, and whether any of its images is withheld."""
-    city, table = next((pair for pair in tables if pair[1] in VIEWS), tables[0])
-    withheld = table in VIEWS and not _redistributable(root, city, table).all()
-    return {"city": city, "table": table, "withheld": withheld}
 
 
 def _redistributable(root: Path, city: str, view: str) -> pd.Series:
@@ -148,18 +135,14 @@ def _table(root: Path, city: str, table: str) -> dict[str, str]:
     if table in (*VIEWS, "captions"):
         column = "text" if table == "captions" else "caption"
         captions = read_table(root, city, table, [column])[column].dropna()
-        captioned = f"{len(captions):,}" if len(captions) else "0"
+        captioned = f"{len(captions):,}"
         if len(captions):
             counts = [len(text.split()) for text in captions]
             low, middle, high = np.percentile(counts, [5, 50, 95])
             words = f"{middle:.0f} ({low:.0f}-{high:.0f})"
     rows = f"{count_rows(root, city, table):,}"
-    return {
-        "name": config_name(city, table),
-        "rows": rows,
-        "captioned": captioned,
-        "words": words,
-    }
+    name = config_name(city, table)
+    return {"name": name, "rows": rows, "captioned": captioned, "words": words}
 
 
 def _sources(root: Path, tables: Sequence[Table]) -> Iterator[dict[str, Any]]:

@@ -151,15 +151,8 @@ def tile_corner(x: Any, y: Any, z: Any, scheme: str) -> tuple[Any, Any]:
 def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
     """Column and row of the tile that contains a point; the inverse of [`tile_corner`].
 
-    Args:
-        lon: Longitude in the scheme's own system, a number or an array.
-        lat: Latitude likewise.
-        z: Zoom level.
-        scheme: "xyz", "tms" or "baidu".
-
-    Returns:
-        Integers, or integer arrays. A point on an edge belongs to the tile east and north of it
-        ("xyz": south of it).
+    Coordinates are in the scheme's own system. A point on an edge belongs to the tile east and
+    north of it ("xyz": south of it).
     """
     x, y = tile_position(lon, lat, z, scheme)
     column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
@@ -179,14 +172,7 @@ def tile_position(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[np.ndarray, 
 
 
 def tile_polygons(x: Any, y: Any, z: Any, scheme: str) -> np.ndarray:
-    """Outlines of tiles in WGS-84, `(n,)` shapely polygons; adjacent tiles share their corners.
-
-    Args:
-        x: `(n,)` columns.
-        y: `(n,)` rows.
-        z: Zoom level.
-        scheme: "xyz", "tms" or "baidu".
-    """
+    """Outlines of tiles in WGS-84, `(n,)` shapely polygons; adjacent tiles share their corners."""
     x, y = np.atleast_1d(x, y)
     east, north = x + 1, y - 1 if scheme == "xyz" else y + 1
     corners = [

@@ -23,6 +23,9 @@ def open_database(path: Path, schema: str, *, exclusive: bool = False) -> sqlite
         schema: `CREATE TABLE IF NOT EXISTS` statement; the table has a text primary key.
         exclusive: Lock the database for this connection, which then needs no shared memory.
     """
+    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        empty.execute(schema)
+        shape = _tables(empty)
     while True:
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
@@ -33,7 +36,7 @@ def open_database(path: Path, schema: str, *, exclusive: bool = False) -> sqlite
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.execute(schema)
-                if _has_shape(database, schema) and _delete_damaged(database, path):
+                if _tables(database) == shape and _delete_damaged(database, path):
                     return database
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -52,12 +55,6 @@ def _tables(database: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     return {name: [one for one in of if one[1] != CHECKSUM] for name, of in described.items()}
 
 
-def _has_shape(database: sqlite3.Connection, schema: str) -> bool:
-    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
-        empty.execute(schema)
-        return _tables(database) == _tables(empty)
-
-
 def row_checksum(values: Iterable[Any]) -> int:
     """Checksum of the values of a row, with integers as floats."""
     return zlib.crc32(ascii([float(v) if isinstance(v, int) else v for v in values]).encode())
@@ -66,7 +63,7 @@ def row_checksum(values: Iterable[Any]) -> int:
 def _delete_damaged(database: sqlite3.Connection, path: Path) -> bool:
     """Delete rows that do not match their checksum; returns whether none is left.
 
-    Rows older than the checksums have none, and pass. Checksums are computed outside SQL: a Python
+    Rows older than the checksums pass. Checksums are computed outside SQL: a Python
     function called from SQL would wait for the GIL while SQLite holds its lock, which can deadlock.
     """
     for table, columns in _tables(database).items():
@@ -75,7 +72,8 @@ def _delete_damaged(database: sqlite3.Connection, path: Path) -> bool:
         if len(database.execute(f"PRAGMA table_info({table})").fetchall()) == len(names):
             database.execute(f"ALTER TABLE {table} ADD COLUMN {CHECKSUM} INTEGER")
         query = f"SELECT {', '.join(names)}, {CHECKSUM} FROM {table} WHERE {CHECKSUM} NOT NULL"
-        database.text_factory = _any_text
+        # damaged text may not be UTF-8
+        database.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
         if found := _damaged(database, query):
             print(f"{path}: damaged rows deleted, to be recomputed: {len(found)}.", file=sys.stderr)
             own = " AND ".join(f"{names[number]} = CAST(? AS TEXT)" for number in keys)
@@ -90,10 +88,6 @@ def _delete_damaged(database: sqlite3.Connection, path: Path) -> bool:
 
 def _damaged(database: sqlite3.Connection, query: str) -> list[list[Any]]:
     return [row for *row, known in database.execute(query) if known != row_checksum(row)]
-
-
-def _any_text(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")  # damaged text may not be UTF-8
 
 
 __all__ = ["open_database", "row_checksum"]

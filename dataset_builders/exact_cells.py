@@ -21,16 +21,10 @@ Window = tuple[int, int, int, int]
 def sum_cells(
     band: Band, polygons: NDArray[Any], window: Window, fill: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of a band's values over polygons, and number of cells with a value.
+    """Sum of a band's values over polygons, and number of cells with a value (`fill`: or not).
 
-    Args:
-        band: Band to read.
-        polygons: `(n,)` polygons in the coordinates of `window`.
-        window: Part of the band to read.
-        fill: Treat cells without a value as 0.
-
-    Returns:
-        `(n,)` sums and `(n,)` numbers of cells, both weighted by the covered share of each cell.
+    Polygons are in the coordinates of `window`; both results, `(n,)`, are weighted by the covered
+    share of each cell.
     """
     found = exact_extract(
         _Cells(band, window, fill),
@@ -48,15 +42,9 @@ def sum_cells(
 def covered_cells(
     polygons: NDArray[Any], window: Window
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Cells that polygons cover, and the covered share of each.
+    """For each pair of polygon and cell: their indices, and the covered share of the cell.
 
-    Args:
-        polygons: `(n,)` polygons in the coordinates of `window`.
-        window: Extent of the cells.
-
-    Returns:
-        For each pair of polygon and cell: index of the polygon, index of the cell in the window
-        (row-major from the top left), and covered share of the cell.
+    Polygons are in the coordinates of `window`, whose cells are numbered by row from the top left.
     """
     found = exact_extract(
         _Empty(window),

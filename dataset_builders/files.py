@@ -52,14 +52,10 @@ def locked(folder: Path, name: str = LOCK_FILE, remedy: str = REMEDY) -> Iterato
     Args:
         folder: Folder to lock; created if missing.
         name: Name of the lock file, which exists within the block only.
-        remedy: Advice if another run holds the lock.
+        remedy: Advice if another run holds the lock, for the InUseError that names it.
 
     Yields:
         File descriptor of the lock; a process that inherits it shares the lock.
-
-    Raises:
-        InUseError: Another run holds the lock; the message names it.
-        OSError: The folder is not writable.
     """
     path, is_new = folder / name, not folder.exists()
     with _acquire(path, remedy) as file:
@@ -105,7 +101,6 @@ def _acquire(path: Path, remedy: str) -> TextIO:
 
 
 def _holder(text: str) -> dict[str, Any]:
-    """Host, process id and start time of the lock's holder; empty if not written yet."""
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError):
@@ -126,13 +121,9 @@ def _has_ended(host: Any, pid: Any) -> bool:
 
 def _remove_abandoned(folder: Path) -> None:
     for left in [*folder.rglob(".*"), *folder.parent.glob(f".{folder.name}.*")]:
-        if _is_abandoned(left):
+        name = _TEMPORARY.fullmatch(left.name)
+        if name is not None and _has_ended(name[1], int(name[2])):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-
-def _is_abandoned(path: Path) -> bool:
-    name = _TEMPORARY.fullmatch(path.name)
-    return name is not None and _has_ended(name[1], int(name[2]))
 
 
 def contents(folder: Path) -> list[Path]:
@@ -181,11 +172,7 @@ def signed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verified(value: Any) -> Any:
-    """Verify and remove the checksum of JSON values; values without one are returned unchanged.
-
-    Raises:
-        ValueError: The values do not match their checksum.
-    """
+    """Verify and remove the checksum of JSON values; values without one are returned unchanged."""
     if not isinstance(value, dict) or CHECKSUM not in value:
         return value
     values = {name: one for name, one in value.items() if name != CHECKSUM}
@@ -200,11 +187,7 @@ def write_state(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file and sync it to disk, completely or not at all.
-
-    Raises:
-        OSError: The disk is full; the file is unchanged.
-    """
+    """Append to a file and sync it to disk, completely or not at all."""
     with path.open("ab", buffering=0) as file:
         size, rest = file.seek(0, os.SEEK_END), memoryview(content)
         try:
@@ -259,14 +242,7 @@ class WrittenFiles:
         return sorted(self._read())
 
     def check(self, names: Iterable[str]) -> None:
-        """Check that files may be replaced or deleted; missing files may.
-
-        Args:
-            names: Names relative to the folder.
-
-        Raises:
-            ForeignFileError: A file was not written by this program, or was changed since.
-        """
+        """Raise a ForeignFileError unless files may be replaced or deleted; missing ones may."""
         known = self._read()
         foreign = [name for name in names if self._is_foreign(name, known.get(name, set()))]
         if foreign:
@@ -290,11 +266,7 @@ class WrittenFiles:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Like [`atomic_path`], and list the file.
-
-        Raises:
-            ForeignFileError: See [`check`].
-        """
+        """Like [`atomic_path`], after [`check`], and list the file."""
         self.check([name])
         with atomic_path(self.root / name) as temporary:
             yield temporary
@@ -302,13 +274,9 @@ class WrittenFiles:
 
     @contextmanager
     def staging(self, *, whole: bool = False) -> Iterator[Path]:
-        """Temporary folder whose files, except hidden ones, are moved here after the block.
+        """Temporary folder whose files, except hidden ones, are moved here after a [`check`].
 
-        Args:
-            whole: Also delete listed files that the block did not write again.
-
-        Raises:
-            ForeignFileError: See [`check`]; no file has been changed.
+        With `whole`, listed files that the block did not write again are deleted.
         """
         root = self.root.resolve()
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -325,11 +293,7 @@ class WrittenFiles:
                 shutil.move(path, root / name)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files, and folders that become empty.
-
-        Raises:
-            ForeignFileError: See [`check`]; no file has been deleted.
-        """
+        """Delete files after a [`check`], and folders that become empty."""
         names = list(names)
         self.check(names)
         for name in names:

@@ -90,12 +90,9 @@ def to_degrees(
 
 
 def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
-    """Shift polygons in degrees to within half a turn of a meridian, split on its far side.
+    """Shift polygons in degrees to within half a turn of the meridian `centre`.
 
-    Args:
-        shapes: `(n,)` polygons and multipolygons; longitudes may lie beyond 180.
-        centre: Longitude of the meridian.
-        turn: Full turn in the units of the longitudes.
+    Their longitudes may lie beyond 180; they are split on the far side of the meridian.
     """
     west = centre - turn / 2
     bounds = (shapely.bounds(shapes)[:, [0, 2]] - west) / turn
@@ -149,23 +146,16 @@ def project(
 
 
 def geodesic_areas(geometry: Any) -> Floats:
-    """Geodesic areas of polygons on the WGS-84 ellipsoid, in square metres.
+    """Geodesic areas of polygons on the WGS-84 ellipsoid, `(n,)` in square metres.
 
-    Args:
-        geometry: `(n,)` polygons or multipolygons in EPSG:4326 that contain no pole. Edges take the
-            shorter way, so a polygon may cross the antimeridian.
-
-    Returns:
-        `(n,)` areas; 0 for an empty geometry, NaN for a null one.
+    They must contain no pole. Edges take the shorter way, so a polygon may cross the antimeridian.
+    The area of an empty geometry is 0, that of a null one NaN.
     """
     shapes = np.asarray(geometry, dtype=object)
     vertices, of_ring, owner, sign = _rings(shapes)
-    (lon, lat), stops = vertices.T.copy(), np.bincount(of_ring, minlength=len(owner)).cumsum()
-    found = np.zeros(len(owner))
-    start = 0
-    for ring, stop in enumerate(stops.tolist()):
-        found[ring] = abs(WGS84.polygon_area_perimeter(lon[start:stop], lat[start:stop])[0])
-        start = stop
+    stops = np.bincount(of_ring, minlength=len(owner)).cumsum()[:-1]
+    rings = np.split(np.ascontiguousarray(vertices.T), stops, axis=1) if len(owner) else []
+    found = np.array([abs(WGS84.polygon_area_perimeter(*ring)[0]) for ring in rings])
     areas: Floats = np.bincount(owner, sign * found, len(shapes)).astype(np.float64)
     areas[shapely.is_missing(shapes)] = np.nan
     return areas
@@ -177,16 +167,9 @@ def full_turn(crs: pyproj.CRS) -> float:
 
 
 def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = "") -> None:
-    """Raise an error that names the affected polygons, if there are any.
+    """Raise a DatasetError that names the first affected polygons, if there are any.
 
-    Args:
-        names: Names of all polygons.
-        which: Indices or mask of the affected polygons.
-        what: The problem, as in "are empty".
-        remedy: Advice, in full sentences.
-
-    Raises:
-        DatasetError: A polygon is affected; the first five are named.
+    `which` are their indices or their mask, `what` is the problem, as in "are empty".
     """
     found = np.asarray(names, dtype=object)[which]
     if len(found):

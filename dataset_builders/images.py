@@ -39,10 +39,7 @@ class BadImageError(ValueError):
 
 
 def decode_image(
-    source: bytes | Path,
-    min_side: int = MIN_SIDE,
-    max_aspect_ratio: float = MAX_ASPECT_RATIO,
-    max_pixels: int = MAX_PIXELS,
+    source: bytes | Path, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
     """Decode an image completely to RGB, upright.
 
@@ -52,14 +49,15 @@ def decode_image(
     Args:
         source: Encoded bytes, or a file.
         min_side: Minimum length of a side, in pixels.
-        max_aspect_ratio: Maximum ratio of long to short side.
         max_pixels: Maximum number of pixels, checked before decoding.
-
-    Raises:
-        BadImageError: The image is unusable.
     """
     image = open_image(source, max_pixels)
-    _check_shape(image, min_side, max_aspect_ratio)
+    width, height = image.size
+    size = f"{width} x {height} pixels"
+    if min(width, height) == 0 or max(width, height) / min(width, height) > MAX_ASPECT_RATIO:
+        raise BadImageError("aspect_ratio", f"{size}, more than {MAX_ASPECT_RATIO:g} to 1")
+    if min(width, height) < min_side:
+        raise BadImageError("too_small", f"{size}, a side under {min_side}")
     try:
         frames = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
         if frames > 1:
@@ -75,15 +73,7 @@ def decode_image(
 
 
 def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open an image without decoding its pixels.
-
-    Args:
-        source: Encoded bytes, or a file.
-        max_pixels: Maximum number of pixels.
-
-    Raises:
-        BadImageError: Missing file, format outside [`FORMATS`], or too many pixels.
-    """
+    """Open an image without decoding its pixels."""
     data = _read(source)
     try:
         image = Image.open(io.BytesIO(data), formats=READABLE)
@@ -110,9 +100,6 @@ def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | Non
 
     Returns:
         The encoded bytes; None if the row has neither bytes nor a path.
-
-    Raises:
-        BadImageError: "outside_dataset", or the file cannot be read.
     """
     if image is None or image.get("bytes") is not None:
         return None if image is None else image["bytes"]
@@ -131,11 +118,9 @@ def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | Non
 def encode_image(image: Image.Image, format: str = "JPEG", quality: int = 90) -> bytes:
     """Encode an image; `quality` applies to JPEG and WebP."""
     buffer = io.BytesIO()
-    if format == "PNG":
-        image.save(buffer, format)
-    else:
-        # drop the comment of the original file, which may reveal place and photographer
-        image.save(buffer, format, quality=quality, comment=b"")
+    # drop the comment of the original file, which may reveal place and photographer
+    options = {} if format == "PNG" else {"quality": quality, "comment": b""}
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
@@ -144,9 +129,6 @@ def storable_bytes(source: bytes | Path) -> bytes:
 
     Upright JPEG, PNG and WebP in 8-bit RGB or grey stay unchanged. Other images (CMYK, palette,
     transparent, 16-bit, rotated by EXIF, other formats) are stored as decoded by [`decode_image`].
-
-    Raises:
-        BadImageError: The image is unusable.
     """
     data = _read(source)
     decoded = decode_image(data)
@@ -158,27 +140,14 @@ def storable_bytes(source: bytes | Path) -> bytes:
 
 
 def _read(source: bytes | Path) -> bytes:
-    data = _read_file(source) if isinstance(source, Path) else source
+    try:
+        data = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        raise BadImageError(reason, f"{getattr(source, 'name', '')}: {error.strerror}") from error
     if not data:
         raise BadImageError("empty", "0 bytes")
     return data
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        raise BadImageError(reason, f"{path.name}: {error.strerror}") from error
-
-
-def _check_shape(image: Image.Image, min_side: int, max_aspect_ratio: float) -> None:
-    width, height = image.size
-    size = f"{width} x {height} pixels"
-    if min(width, height) == 0 or max(width, height) / min(width, height) > max_aspect_ratio:
-        raise BadImageError("aspect_ratio", f"{size}, more than {max_aspect_ratio:g} to 1")
-    if min(width, height) < min_side:
-        raise BadImageError("too_small", f"{size}, a side under {min_side}")
 
 
 def _is_rotated(image: Image.Image) -> bool:

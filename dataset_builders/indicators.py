@@ -20,62 +20,36 @@ import pyproj
 from .errors import DatasetError
 from .rasters import find_band, has_gaps, open_raster
 from .schema import Indicator, Kind
-from .zonal import AreaUnit, ZonalKind, zonal
+from .zonal import ZonalKind, zonal
 
 CO2_PER_CARBON = 44 / 12
 
 
 @dataclass(frozen=True)
 class RasterSource:
-    """Description of a raster product.
-
-    Attributes:
-        name: Name of the product.
-        indicator: Column of the indicator.
-        kind: "count" (amount per cell), "density" (amount per area) or "intensity" (measurement).
-        cell_unit: Unit of the cell values, in words.
-        unit: Unit of the indicator, after `factor`.
-        factor: Conversion factor from the cells' unit to the indicator's.
-        pattern: Regular expression for complete file names; the group `year` (or `yy`, two digits)
-            gives the period, `month` the month.
-        example: Example of a file name.
-        files: Number of files per value: 1, or 12 months that are summed.
-        period: Period, if the file name does not contain it.
-        nodata: "tag" requires a nodata tag; "gapless" means that all cells of a file without a tag
-            hold values; a number marks missing cells in files without a tag.
-        nodata_is_zero: Whether missing cells mean 0, in files that were not clipped.
-        band: Number (from 1) or description of the band; optional for single-band files.
-        area_unit: Area unit of a density.
-        crs: CRS of the published product. Files in another CRS were resampled and raise an error;
-            None accepts any.
-        licence: Licence of the product.
-        reference: Paper or web page.
-    """
+    """Description of a raster product."""
 
     name: str
-    indicator: str
-    kind: ZonalKind
-    cell_unit: str
-    unit: str
-    factor: float = 1.0
+    indicator: str  # column of the indicator
+    kind: ZonalKind  # "count" (amount per cell), "density" (per km2), "intensity" (measurement)
+    cell_unit: str  # unit of the cell values, in words
+    unit: str  # unit of the indicator, after `factor`
+    factor: float = 1.0  # conversion factor from the cells' unit to the indicator's
+    # complete file names; the group `year` (or `yy`, two digits) is the period, `month` the month
     pattern: str = ".*"
-    example: str = ""
-    files: int = 1
-    period: str = ""
+    example: str = ""  # example of a file name
+    files: int = 1  # files per value: 1, or 12 months that are summed
+    period: str = ""  # if the file name does not contain it
+    # "tag" requires a nodata tag; "gapless" means that all cells of a file without a tag hold
+    # values; a number marks missing cells in files without a tag
     nodata: float | Literal["tag", "gapless"] = "tag"
-    nodata_is_zero: bool = False
-    band: int | str | None = None
-    area_unit: AreaUnit = "km2"
-    crs: str | None = None
+    nodata_is_zero: bool = False  # whether missing cells mean 0, in files that were not clipped
+    band: int | str | None = None  # number (from 1) or description; optional for single-band files
+    crs: str | None = None  # of the published product; files in another one were resampled
     licence: str = "unknown"
-    reference: str = ""
 
     def describe(self, title: str) -> Indicator:
-        """Indicator of this product, for the metadata of a dataset.
-
-        Args:
-            title: Description in one sentence.
-        """
+        """Indicator of this product, described by a sentence and the unit of the cells."""
         text = f"{title} From {self.name}: {self.cell_unit}."
         # for a density, the total of the region is stored
         kind: Kind = "intensity" if self.kind == "intensity" else "count"
@@ -92,14 +66,13 @@ _PRODUCTS = (
         cell_unit="people in the cell, 100 m", unit="people",
         pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})(_unadj)?\.tif",
         example="chn_ppp_2020_UNadj.tif",
-        reference="https://www.worldpop.org (unconstrained, no value on water)",
+        # https://www.worldpop.org, unconstrained, no value on water
     ),
     _published(
         "worldpop_1km", "population", "count",
         cell_unit="people in the cell, 1 km", unit="people",
         pattern=r"[a-z]{3}_ppp_(?P<year>\d{4})_1km_aggregated(_unadj)?\.tif",
         example="chn_ppp_2020_1km_Aggregated_UNadj.tif",
-        reference="https://www.worldpop.org",
     ),
     _published(
         "worldpop_constrained", "population", "count", nodata_is_zero=True,
@@ -108,14 +81,14 @@ _PRODUCTS = (
         pattern=r"[a-z]{3}_(ppp_(?P<year>\d{4})(_unadj)?_constrained"
         r"|pop_(?P<year2>\d{4})_cn_100m_r\d{4}[a-z]_v\d+)\.tif",
         example="chn_ppp_2020_UNadj_constrained.tif",
-        reference="https://www.worldpop.org/methods/top_down_constrained_vs_unconstrained",
+        # https://www.worldpop.org/methods/top_down_constrained_vs_unconstrained
     ),
     RasterSource(
         "cngdp", "gdp", "density",
         cell_unit="10,000 CNY per km2, 1 km", unit="million CNY", factor=0.01,
         pattern=r"cngdp(?P<year>\d{4})\.tif",
         example="cngdp2010.tif",
-        reference="Xu, China GDP spatial distribution, 1 km grid, RESDC",
+        # Xu, China GDP spatial distribution, 1 km grid, RESDC
     ),
     _published(
         # masked background is a radiance of 0
@@ -123,7 +96,7 @@ _PRODUCTS = (
         cell_unit="mean radiance of a year, nW/cm2/sr, 15 arc seconds", unit="nW/cm2/sr",
         pattern=r"vnl_(v\d+_)?npp_(?P<year>\d{4})_.*\.average(_masked)?(\.dat)?\.tif",
         example="VNL_v21_npp_2020_global_vcmslcfg_c202205302300.average_masked.dat.tif",
-        reference="Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights",
+        # Elvidge et al. 2021, Annual time series of global VIIRS nighttime lights
     ),
     _published(
         # all cells hold a value
@@ -132,18 +105,14 @@ _PRODUCTS = (
         unit="tonnes CO2 a year",
         pattern=r"odiac\d{4}[a-z]?_1km_excl_intl_(?P<yy>\d{2})(?P<month>\d{2})\.tif",
         example="odiac2022_1km_excl_intl_2101.tif",
-        reference="Oda, Maksyutov and Andres 2018, doi:10.5194/essd-10-87-2018",
+        # Oda, Maksyutov and Andres 2018, doi:10.5194/essd-10-87-2018
     ),
 )  # fmt: skip
 RASTERS: dict[str, RasterSource] = {source.name: source for source in _PRODUCTS}
 
 
 def find_raster(path: str | Path) -> RasterSource:
-    """Look up a known raster product by file name.
-
-    Raises:
-        DatasetError: Unknown product; the message names the closest ones.
-    """
+    """Known raster product of a file name; the error for others names the closest ones."""
     name = Path(path).name
     for source in RASTERS.values():
         if re.fullmatch(source.pattern, name, re.IGNORECASE):
@@ -180,11 +149,6 @@ def raster_indicator(
     Returns:
         Indexed like `regions`: `<indicator>` (NaN where missing), `<indicator>_source` and
         `<indicator>_coverage` (see [`zonal`]; 0 where no cell is valid, even if the value is 0).
-
-    Raises:
-        DatasetError: Unknown product, missing or foreign files, another CRS, `zero_where_no_data`
-            for a product without `nodata_is_zero`, or errors of [`zonal`].
-        MissingExtraError: rasterio or exactextract is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:
@@ -211,7 +175,6 @@ def raster_indicator(
             band=source.band,
             nodata=_check_file(source, file),
             nodata_is_zero=source.nodata_is_zero,
-            area_unit=source.area_unit,
             min_coverage=min_coverage,
             with_data=True,
         )
@@ -241,7 +204,8 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
             f"{source.example}."
         )
     groups = [match.groupdict() for match in matches if match is not None]
-    years = sorted({_year(group) for group in groups})
+    found = (one.get("year") or one.get("year2") or one.get("yy") or "" for one in groups)
+    years = sorted({year if len(year) != 2 else f"{20 - (year >= '70')}{year}" for year in found})
     months = {group["month"] for group in groups if group.get("month")}
     if len(files) == source.files and (not months or (len(months) == 12 and len(years) == 1)):
         return source.period or " ".join(years)
@@ -256,22 +220,12 @@ def _check_files(source: RasterSource, files: Sequence[Path]) -> str:
     )
 
 
-def _year(group: dict[str, str]) -> str:
-    if group.get("yy"):
-        return ("19" if int(group["yy"]) >= 70 else "20") + group["yy"]
-    return group.get("year") or group.get("year2") or ""
-
-
 def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | None:
     """Check that a file is unmodified; returns `nodata` for [`zonal`]."""
     with open_raster(file) as dataset:
         crs = dataset.crs and pyproj.CRS.from_user_input(dataset.crs.to_wkt())
         tagged = has_gaps(dataset, find_band(dataset, source.band))
-    if (
-        source.crs is not None
-        and crs is not None
-        and not crs.equals(pyproj.CRS.from_user_input(source.crs), ignore_axis_order=True)
-    ):
+    if source.crs and crs and not crs.equals(source.crs, ignore_axis_order=True):
         raise DatasetError(
             f"{file.name} is in {crs.name}, but {source.name} is published in {source.crs}: it "
             "has been resampled, which changes its totals. Use the original."
@@ -281,4 +235,4 @@ def _check_file(source: RasterSource, file: Path) -> float | Literal["none"] | N
     return "none" if source.nodata == "gapless" else source.nodata
 
 
-__all__ = ["CO2_PER_CARBON", "RASTERS", "RasterSource", "find_raster", "raster_indicator", "zonal"]
+__all__ = ["RASTERS", "RasterSource", "find_raster", "raster_indicator", "zonal"]

@@ -19,7 +19,6 @@ Status = Literal["ok", "missing", "blank", "placeholder", "quota", "denied", "in
 FINAL: frozenset[Status] = frozenset({"ok", "missing", "blank", "placeholder", "invalid"})
 """States that another request would not change; the next run requests "failed" items again."""
 
-KEYS_AT_ONCE = 10_000
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS fetched (
     key TEXT PRIMARY KEY,
@@ -35,35 +34,22 @@ CREATE TABLE IF NOT EXISTS fetched (
 
 @dataclass(frozen=True)
 class Fetched:
-    """State of an item.
+    """State of an item."""
 
-    Attributes:
-        key: Key of the item.
-        status: See [`Status`].
-        code: HTTP status of the last response; None if there was none.
-        sha256: Hash of the stored content; None unless "ok".
-        size: Size of the content, in bytes.
-        detail: Why the state is not "ok", or a remark.
-        fetched_at: Unix time in seconds.
-    """
-
-    key: str
-    status: Status
-    code: int | None = None
-    sha256: str | None = None
-    size: int = 0
-    detail: str = ""
-    fetched_at: float = 0.0
+    key: str  # key of the item
+    status: Status  # see [`Status`]
+    code: int | None = None  # HTTP status of the last response; None if there was none
+    sha256: str | None = None  # hash of the stored content; None unless "ok"
+    size: int = 0  # size of the content, in bytes
+    detail: str = ""  # why the state is not "ok", or a remark
+    fetched_at: float = 0.0  # unix time in seconds
 
 
 COLUMNS = ", ".join(field.name for field in fields(Fetched))
 
 
 class DamagedStoreError(DatasetError):
-    """Raised when stored contents are missing or do not match their hash.
-
-    They have been set aside; the next fetch requests them again.
-    """
+    """Raised when stored contents are missing or altered; the next fetch requests them again."""
 
     def __init__(self, folder: Path, count: int):
         super().__init__(
@@ -103,16 +89,7 @@ class Store:
 
     def unsettled(self, keys: Sequence[str]) -> list[str]:
         """Keys that must be requested, in the given order."""
-        settled: set[str] = set()
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            some = keys[start : start + KEYS_AT_ONCE]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT {COLUMNS} FROM fetched WHERE key IN ({marks})"
-            rows = self._database.execute(query, some).fetchall()
-            settled.update(
-                one.key for one in (Fetched(*row) for row in rows) if self._is_settled(one)
-            )
-        return [key for key in keys if key not in settled]
+        return [key for key in keys if self.settled(key) is None]
 
     def put(self, fetched: Fetched, content: bytes | None = None) -> None:
         """Record the state of an item; its content first, so that the ledger never precedes it."""
@@ -134,23 +111,14 @@ class Store:
         return self.folder / "content" / sha256[:2] / sha256
 
     def content(self, sha256: str) -> bytes:
-        """Read a content and verify its hash.
-
-        Raises:
-            DamagedStoreError: The content is missing or altered; all damaged contents are then
-                set aside.
-        """
+        """Read a content and verify its hash; if it is damaged, set all damaged ones aside."""
         content = self._intact(sha256)
         if content is None:
             raise DamagedStoreError(self.folder, self.set_aside_damaged())
         return content
 
     def read(self, key: str) -> bytes | None:
-        """Content of an item; None unless it is "ok".
-
-        Raises:
-            DamagedStoreError: See [`content`].
-        """
+        """Content of an item, see [`content`]; None unless it is "ok"."""
         known = self.get(key)
         if known is None or known.status != "ok" or known.sha256 is None:
             return None
@@ -212,13 +180,8 @@ class Store:
         """Mark contents shared by many items as placeholder images ("no image here").
 
         Images of one colour that passed their check (open sea) may be identical, and are kept.
-
-        Args:
-            prefix: Key prefix of a provider.
-            more_than: Number of items that may share a content.
-
-        Returns:
-            Number of marked items.
+        `prefix` is that of a provider's keys; up to `more_than` items may share a content. Returns
+        the number of marked items.
         """
         return self._change(
             "status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? AND sha256 IN (SELECT sha256 "

@@ -11,22 +11,20 @@ STEPS = ((1,), (1, 3), (1, 2, 5))
 
 
 def raw_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Tick positions on a scale of ln(y + 1), and labels in raw units.
-
-    Args:
-        low: Lower end of the axis, in ln(y + 1).
-        high: Upper end of the axis.
-
-    Returns:
-        Positions in ln(y + 1), and labels of y.
-    """
+    """Tick positions between two ends of an axis of ln(y + 1), and their labels of y."""
     bottom, top = max(math.expm1(low), 0.0) * (1 - ROUNDING), math.expm1(high) * (1 + ROUNDING)
+    last = math.floor(math.log10(top)) if top > 0 else 0
+    powers = [10.0**power for power in range(last - 12, last + 1)]
     for steps in STEPS:
-        values = _spaced(_round_values(bottom, top, steps), low, high)
+        found = [0.0, *(step * power for power in powers for step in steps)]
+        values = _spaced([value for value in found if bottom <= value <= top], low, high)
         if len(values) >= FEWEST:
             break
     else:
-        values = _even_values(bottom, top)
+        from matplotlib.ticker import MaxNLocator
+
+        even = MaxNLocator(MOST - 1).tick_values(bottom, max(top, bottom + 1e-12))
+        values = [value for value in np.round(even, 12).tolist() if bottom <= value <= top]
     return [math.log1p(value) for value in values], [compact(value) for value in values]
 
 
@@ -38,15 +36,6 @@ def compact(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _round_values(bottom: float, top: float, steps: tuple[int, ...]) -> list[float]:
-    if top <= 0:
-        return []
-    last = math.floor(math.log10(top))
-    powers = range(last - 12, last + 1)
-    found = [0.0, *(step * 10.0**power for power in powers for step in steps)]
-    return [value for value in found if bottom <= value <= top]
-
-
 def _spaced(values: list[float], low: float, high: float) -> list[float]:
     """Thin out values to a minimum distance, from the top; 0 is always kept."""
     least = (high - low) / (MOST + 1)
@@ -56,13 +45,6 @@ def _spaced(values: list[float], low: float, high: float) -> list[float]:
         if not crowds_zero and (not kept or math.log1p(kept[-1]) - math.log1p(value) >= least):
             kept.append(value)
     return kept[::-1]
-
-
-def _even_values(bottom: float, top: float) -> list[float]:
-    from matplotlib.ticker import MaxNLocator
-
-    found = MaxNLocator(MOST - 1).tick_values(bottom, max(top, bottom + 1e-12))
-    return [float(value) for value in np.round(found, 12) if bottom <= value <= top]
 
 
 __all__ = ["compact", "raw_ticks"]

@@ -5,6 +5,7 @@ import re
 
 from .hub_errors import causes
 
+_NETWORK = "CONNREFUSED CONNRESET TIMEDOUT NETUNREACH HOSTUNREACH"
 # native libraries pass on the system's message without its error number
 ADVICE: tuple[tuple[set[int], str, str], ...] = (
     (
@@ -36,13 +37,7 @@ ADVICE: tuple[tuple[set[int], str, str], ...] = (
     ),
     ({errno.EIO}, r"disk I/O error|Input/output error", "Check the disk or give another folder"),
     (
-        {
-            errno.ECONNREFUSED,
-            errno.ECONNRESET,
-            errno.ETIMEDOUT,
-            errno.ENETUNREACH,
-            errno.EHOSTUNREACH,
-        },
+        {getattr(errno, f"E{name}") for name in _NETWORK.split()},
         r"gaierror|Connection (refused|reset)|ConnectError|ConnectionError",
         "Check the network and that the server runs",
     ),
@@ -50,14 +45,7 @@ ADVICE: tuple[tuple[set[int], str, str], ...] = (
 
 
 def explain(error: BaseException) -> str | None:
-    """Explain an error of disk, memory, network or permissions.
-
-    Args:
-        error: The caught exception.
-
-    Returns:
-        Cause and remedy on one line; None if the error has another cause.
-    """
+    """Cause and remedy of an error of disk, memory, network or permissions; None for others."""
     for one in causes(error):
         text = f"{type(one).__name__}: {one}"
         for codes, words, advice in ADVICE:

@@ -38,13 +38,7 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a table atomically, with checksums of its pages and its metadata.
-
-    Args:
-        path: Output file.
-        table: Table to write.
-        options: Options of `pyarrow.parquet.write_table`.
-    """
+    """Write a table atomically, with checksums of its pages and its metadata."""
     known = dict(table.schema.metadata or {})
     table = table.replace_schema_metadata(
         {**known, CHECKSUM_KEY: _header_digest(known, table.schema, len(table))}
@@ -54,11 +48,7 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read a table and verify the checksums of its pages and its metadata.
-
-    Raises:
-        OSError: The file is damaged; `pyarrow.ArrowInvalid` likewise.
-    """
+    """Read a table and verify the checksums of its pages and its metadata."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_header(file)
         return file.read()
@@ -106,11 +96,7 @@ def is_whole(path: Path) -> bool:
 
 @contextmanager
 def open_shard(path: str | Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of a dataset; pages are verified as they are read.
-
-    Raises:
-        DatasetError: The file is not Parquet, or is damaged; also raised while reading.
-    """
+    """Open a Parquet file of a dataset; pages are verified as they are read."""
     try:
         with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
@@ -129,9 +115,6 @@ def row_groups(
     """Rows as tables of at most one row group; one empty table if there are no rows.
 
     Missing columns and NaN become null, shapely geometries WKB.
-
-    Raises:
-        DatasetError: Unknown column, or null in a required one.
     """
     first = True
     while (chunk := list(islice(rows, ROW_GROUP_SIZE))) or first:

@@ -45,17 +45,11 @@ class PhotoReject:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos with their positions.
+    """Photos with their positions."""
 
-    Attributes:
-        root: Folder that `file` is relative to.
-        frame: `file` (unique), `lon` and `lat` (EPSG:4326, degrees), sorted by `file`.
-        rejects: Rejected files and rows.
-    """
-
-    root: Path
-    frame: pd.DataFrame
-    rejects: list[PhotoReject] = field(default_factory=list)
+    root: Path  # folder that `file` is relative to
+    frame: pd.DataFrame  # `file` (unique), `lon` and `lat` (EPSG:4326, degrees), sorted by `file`
+    rejects: list[PhotoReject] = field(default_factory=list)  # rejected files and rows
 
     def read(self, file: str) -> bytes:
         """Encoded bytes of a photo; empty if it cannot be read."""
@@ -75,10 +69,6 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
         csv: Name of the CSV in the folder; by default the only one there. Its columns are `file`
             (relative to the folder), `lon` and `lat` (EPSG:4326, degrees), or other names in
             [`COLUMN_NAMES`].
-
-    Raises:
-        SourceError: Missing folder or CSV, several CSVs and none named, missing columns, or no
-            photo with a position.
     """
     if isinstance(source, pd.DataFrame):
         listing = named_columns(source, "The table of images", POSITION)
@@ -108,11 +98,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_csv(root: Path, csv: str | None) -> Path | None:
-    """CSV of a folder; None if it has none and none is named.
-
-    Raises:
-        SourceError: The named file is missing, or there are several and none is named.
-    """
+    """CSV of a folder, the named or the only one; None if it has none."""
     if csv is not None:
         path = root / csv
         if not path.is_file():
@@ -126,18 +112,10 @@ def find_csv(root: Path, csv: str | None) -> Path | None:
 
 
 def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """Read a CSV that lists the images of its folder.
+    """Read a CSV that lists the images of its folder; `required` are keys of [`COLUMN_NAMES`].
 
-    Args:
-        path: The CSV.
-        required: Required columns, as keys of [`COLUMN_NAMES`].
-
-    Returns:
-        Columns as text, `file` without nulls; and rejects: rows with too many fields, and images of
-        the folder without a row.
-
-    Raises:
-        SourceError: The file cannot be read, or lacks a required column.
+    Returns columns as text, `file` without nulls; and rejects: rows with too many fields, and
+    images of the folder without a row.
     """
     frame, rejects = read_csv_rows(path)
     frame = named_columns(frame, str(path), required)
@@ -152,11 +130,7 @@ def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, lis
 
 
 def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """Read a CSV as text columns; rows with more fields than the header are rejects.
-
-    Raises:
-        SourceError: The file is empty, not UTF-8 or not CSV.
-    """
+    """Read a CSV as text columns; rows with more fields than the header are rejects."""
     bad: list[PhotoReject] = []
 
     def leave_out(fields: list[str]) -> None:
@@ -175,11 +149,7 @@ def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
 
 
 def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> pd.DataFrame:
-    """Rename the columns of a listing to `file`, `lon` and `lat`.
-
-    Raises:
-        SourceError: A required column is missing, or several have the same name.
-    """
+    """Rename the columns of a listing to `file`, `lon` and `lat`."""
     lower = {str(name).strip().lower(): name for name in reversed(list(frame.columns))}
     found = {
         name: next((lower[one] for one in names if one in lower), None)
@@ -201,9 +171,7 @@ def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> p
 def file_faults(files: pd.Series, anywhere: bool = False) -> pd.Series:
     """Reason why the file of each row of a listing is unusable; null if it is usable.
 
-    Args:
-        files: Names relative to the folder; "" if missing.
-        anywhere: Accept names outside the folder.
+    Files are named relative to the folder, "" if missing; `anywhere` accepts those outside it.
     """
     reason = pd.Series(None, index=files.index, dtype=object)
     outside = pd.Series([not anywhere and _leaves(file) for file in files], index=files.index)
@@ -244,13 +212,8 @@ def exif_positions(root: Path) -> tuple[list[dict[str, Any]], list[PhotoReject]]
 def exif_position(path: Path) -> dict[str, Any]:
     """Position, heading and time of a photo from its EXIF data.
 
-    Returns:
-        `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None), `captured_at` (ISO 8601 or
-        None).
-
-    Raises:
-        ValueError: The position is missing or invalid.
-        OSError: The file cannot be read as an image.
+    Returns `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None) and `captured_at` (ISO
+    8601 or None). Raises ValueError for a missing or invalid position, OSError for no image.
     """
     try:
         with open_image(path) as image:
@@ -277,15 +240,9 @@ def exif_position(path: Path) -> dict[str, Any]:
 
 
 def degrees(value: Any, bound: float) -> float:
-    """Convert an angle to float, within +-`bound` degrees.
-
-    Raises:
-        ValueError: The value is not a number, or out of bounds.
-    """
+    """Convert an angle to float; ValueError if it is none, or beyond +-`bound` degrees."""
     number = _number(value)
-    if number is None:
-        raise ValueError(f"{value!r} is not an angle")
-    if not np.isfinite(number) or abs(number) > bound:
+    if number is None or not np.isfinite(number) or abs(number) > bound:
         raise ValueError(f"{value} is not an angle within {bound} degrees")
     return number
 

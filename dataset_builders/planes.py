@@ -30,13 +30,9 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Plane:
-    """Map projection in metres.
+    """Map projection in metres."""
 
-    Attributes:
-        name: "epsg<code>" or "laea<lat><n|s><lon><e|w>", whole degrees.
-    """
-
-    name: str
+    name: str  # "epsg<code>" or "laea<lat><n|s><lon><e|w>", whole degrees
 
     def __post_init__(self) -> None:
         axes = {axis.unit_name for axis in self.crs.axis_info}
@@ -83,9 +79,7 @@ def choose_plane(boundary: shapely.Geometry, side_m: float) -> Plane:
     nearest zone edge and multiple of 10 degrees of latitude, which most other boundaries of the
     same city share.
 
-    Args:
-        boundary: Boundary in EPSG:4326, in one piece.
-        side_m: Side of a square in metres.
+    The boundary is in EPSG:4326, in one piece; `side_m` is the side of a square.
     """
     west, south, east, north = boundary.bounds
     lon, lat = (west + east) / 2, (south + north) / 2
@@ -94,8 +88,8 @@ def choose_plane(boundary: shapely.Geometry, side_m: float) -> Plane:
         utm = utm_plane(west, lat)
         if _area_error(utm, boundary, side_m) <= AREA_TOLERANCE:
             return utm
-    lon_0 = round(_half_up(lon / ZONE_DEGREES) * ZONE_DEGREES + 180) % 360 - 180
-    lat_0 = max(-80, min(80, _half_up(lat / CENTRE_LATITUDES) * CENTRE_LATITUDES))
+    lon_0 = round(math.floor(lon / ZONE_DEGREES + 0.5) * ZONE_DEGREES + 180) % 360 - 180
+    lat_0 = max(-80, min(80, math.floor(lat / CENTRE_LATITUDES + 0.5) * CENTRE_LATITUDES))
     north_south, east_west = "s" if lat_0 < 0 else "n", "w" if lon_0 < 0 else "e"
     return Plane(f"laea{abs(lat_0)}{north_south}{abs(lon_0)}{east_west}")
 
@@ -104,10 +98,6 @@ def utm_plane(lon: float, lat: float) -> Plane:
     """UTM projection of a location."""
     zone = int((lon + 180) // ZONE_DEGREES) % 60 + 1
     return Plane(f"epsg{(32600 if lat >= 0 else 32700) + zone}")
-
-
-def _half_up(value: float) -> int:
-    return math.floor(value + 0.5)
 
 
 def _area_error(plane: Plane, boundary: shapely.Geometry, side_m: float) -> float:

@@ -31,18 +31,12 @@ MOST_OUTLINES = 1500
 """Number of regions from which outlines are omitted, since they would cover the map."""
 MOST_POLYGONS = 50_000
 """Number of regions above which dots replace polygons; a million polygons take minutes."""
-THUMBNAIL_PX, LABEL_LENGTH = 160, 24
+THUMBNAILS_PER_ROW, THUMBNAIL_PX, LABEL_LENGTH = 6, 160, 24
 MOST_TICKS = 4
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
-    """Map of the outlines of regions; dots if there are very many.
-
-    Args:
-        regions: Polygons with a CRS.
-        path: Output PNG file.
-        title: Title, which marks synthetic data.
-    """
+    """Map of the outlines of regions; dots if there are very many."""
     frame, style = _degrees(regions), {}
     if len(frame) > MOST_POLYGONS:
         frame = frame.set_geometry(shapely.centroid(frame.geometry.to_numpy()), crs=frame.crs)
@@ -57,12 +51,7 @@ def plot_indicator(
 ) -> Path:
     """Map of an indicator; missing values are grey.
 
-    Args:
-        regions: Regions with the column `name`.
-        name: Name of the indicator.
-        path: Output PNG file.
-        title: Title.
-        log: Colour by ln(y + 1), as in evaluation; the colour bar is labelled in raw units.
+    With `log`, colours follow ln(y + 1), as in evaluation; the colour bar is in raw units.
     """
     if name not in regions:
         raise DatasetError(f"There is no indicator {name!r}; columns: {', '.join(regions)}.")
@@ -74,14 +63,7 @@ def plot_indicator(
 def plot_coverage(
     regions: gpd.GeoDataFrame, counts: Mapping[str, int], path: str | Path, title: str = ""
 ) -> Path:
-    """Map of the number of images per region; regions without images are grey.
-
-    Args:
-        regions: Regions with `region_id`.
-        counts: Number of images by region id.
-        path: Output PNG file.
-        title: Title.
-    """
+    """Map of the number of images per region, by `region_id`; regions without are grey."""
     values = regions["region_id"].map(counts).to_numpy(dtype=float)
     with _map(path, title) as axes:
         _colour_by_value(_degrees(regions), np.where(values > 0, values, np.nan), "images", axes)
@@ -89,16 +71,7 @@ def plot_coverage(
 
 
 def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title: str = "") -> Path:
-    """Map of the parts of a split; the buffer is grey.
-
-    Args:
-        regions: Regions with the column, of "train", "validation", "test" or null.
-        column: "split_random" or "split_block".
-        path: Output PNG file.
-        title: Title.
-    """
-    if column not in regions:
-        raise DatasetError(f"There is no split {column!r}; columns: {', '.join(regions)}.")
+    """Map of the parts of a split ("split_random" or "split_block"); the buffer is grey."""
     frame = _degrees(regions)
     parts = frame[column].astype(object).fillna("buffer")
     with _map(path, title) as axes:
@@ -109,14 +82,7 @@ def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title:
 def plot_points(
     roads: gpd.GeoDataFrame, points: gpd.GeoDataFrame, path: str | Path, title: str = ""
 ) -> Path:
-    """Map of a road network and its sampling points.
-
-    Args:
-        roads: Lines with a CRS.
-        points: Points with a CRS, coloured by `highway` if they have it.
-        path: Output PNG file.
-        title: Title.
-    """
+    """Map of a road network and its sampling points, coloured by `highway` if they have it."""
     roads, points = _degrees(roads), _degrees(points)
     kinds = points.get("highway", pd.Series("point", points.index)).astype(str)
     last = len(CLASS_COLOURS) - 1
@@ -129,13 +95,7 @@ def plot_points(
 
 
 def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title: str = "") -> Path:
-    """Histogram of the distance from test regions to the nearest training region, by split.
-
-    Args:
-        distances: Distances in metres, by split.
-        path: Output PNG file.
-        title: Title.
-    """
+    """Histogram of the metres from test regions to the nearest training region, by split."""
     widest = max((float(values.max()) for values in distances.values()), default=1.0)
     edges = np.linspace(0, widest / 1000 * 1.02, 31).tolist()
     with _figure(path, title, (7, 4)) as axes:
@@ -147,23 +107,9 @@ def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title:
     return Path(path)
 
 
-def contact_sheet(
-    images: Sequence[tuple[str, bytes]], path: str | Path, columns: int = 6, title: str = ""
-) -> Path:
-    """Grid of thumbnails, each with its name.
-
-    Args:
-        images: Name and encoded bytes of each image.
-        path: Output PNG file.
-        columns: Number of images per row.
-        title: Title.
-
-    Raises:
-        DatasetError: There is no image.
-    """
-    if not images:
-        raise DatasetError("A contact sheet needs at least one image.")
-    columns = min(columns, len(images))
+def contact_sheet(images: Sequence[tuple[str, bytes]], path: str | Path, title: str = "") -> Path:
+    """Grid of thumbnails of images, given by name and encoded bytes."""
+    columns = min(THUMBNAILS_PER_ROW, len(images))
     rows = math.ceil(len(images) / columns)
     with _figure(path, title, (1.6 * columns, 1.8 * rows)) as axes:
         axes.set_axis_off()
@@ -175,8 +121,7 @@ def contact_sheet(
             thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             cell.imshow(thumbnail)
             cell.set_axis_off()
-            is_long = len(name) > LABEL_LENGTH
-            label = name[: LABEL_LENGTH - 1] + "…" if is_long else name
+            label = name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
             cell.set_title(label, fontsize=6, y=-0.12)
     return Path(path)
 

@@ -1,7 +1,8 @@
-"""Tables of points (POIs, reviews, crimes), and counts per region."""
+"""Tables of points (POIs, reviews, crimes), and counts per region and category."""
 
 import difflib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,36 +14,88 @@ import shapely
 from numpy.typing import NDArray
 
 from .assignment import assign_points
+from .boundaries import read_layer
 from .coordinates import SYSTEMS, convert
 from .errors import DatasetError, SourceError
-from .layers import read_layer
 from .photos import NO_CSV
-from .poi import CATEGORIES, OSM_KEYS, category_of_tags
 from .roads import read_extract
 from .storage import Reject
 
 MIN_INSIDE = 0.5
+# those of the labels of UrbanVLP (CityMind-Lab/UrbanVLP), as in Chinese POI tables
+CATEGORIES = (
+    "dining_and_cuisine",
+    "leisure_and_entertainment",
+    "sports_and_fitness",
+    "business_and_residential",
+    "healthcare",
+    "financial_institutions",
+    "tourist_attractions",
+    "lifestyle_services",
+    "shopping_and_consumption",
+    "automobile_related",
+    "hotel_accommodation",
+    "transport_facilities",
+    "science_education_and_culture",
+    "companies_and_enterprises",
+)
+
+# key, values and category, in order of precedence; "*" is any value
+_OSM: tuple[tuple[str, str, str], ...] = (
+    ("amenity", "restaurant cafe fast_food bar pub food_court ice_cream biergarten",
+     "dining_and_cuisine"),
+    ("amenity", "cinema theatre nightclub casino arts_centre community_centre social_centre "
+     "gambling stripclub events_venue internet_cafe karaoke_box", "leisure_and_entertainment"),
+    ("amenity", "hospital clinic doctors dentist pharmacy veterinary nursing_home",
+     "healthcare"),
+    ("amenity", "bank atm bureau_de_change money_transfer payment_terminal",
+     "financial_institutions"),
+    ("amenity", "school university college kindergarten library language_school music_school "
+     "driving_school research_institute prep_school", "science_education_and_culture"),
+    ("amenity", "fuel charging_station car_wash car_rental vehicle_inspection",
+     "automobile_related"),
+    ("amenity", "parking bus_station taxi ferry_terminal bicycle_parking bicycle_rental "
+     "parking_entrance motorcycle_parking", "transport_facilities"),
+    ("amenity", "post_office post_box laundry toilets childcare funeral_hall public_bath "
+     "telephone parcel_locker recycling social_facility", "lifestyle_services"),
+    ("amenity", "marketplace vending_machine", "shopping_and_consumption"),
+    ("shop", "car car_repair car_parts tyres motorcycle", "automobile_related"),
+    ("shop", "hairdresser beauty laundry dry_cleaning massage tattoo travel_agency copyshop "
+     "funeral_directors", "lifestyle_services"),
+    ("shop", "*", "shopping_and_consumption"),
+    ("tourism", "hotel motel hostel guest_house apartment chalet camp_site",
+     "hotel_accommodation"),
+    ("tourism", "museum gallery", "science_education_and_culture"),
+    ("tourism", "*", "tourist_attractions"),
+    ("leisure", "fitness_centre sports_centre pitch stadium swimming_pool track sports_hall "
+     "fitness_station golf_course ice_rink", "sports_and_fitness"),
+    ("leisure", "park garden nature_reserve", "tourist_attractions"),
+    ("leisure", "*", "leisure_and_entertainment"),
+    ("historic", "*", "tourist_attractions"),
+    ("healthcare", "*", "healthcare"),
+    ("public_transport", "station platform", "transport_facilities"),
+    ("railway", "station halt tram_stop subway_entrance", "transport_facilities"),
+    ("highway", "bus_stop", "transport_facilities"),
+    ("aeroway", "terminal aerodrome", "transport_facilities"),
+    ("office", "estate_agent coworking", "business_and_residential"),
+    ("office", "educational_institution research", "science_education_and_culture"),
+    ("office", "insurance financial financial_advisor", "financial_institutions"),
+    ("office", "*", "companies_and_enterprises"),
+    ("craft", "*", "companies_and_enterprises"),
+)  # fmt: skip
+OSM_KEYS = tuple(dict.fromkeys(key for key, _, _ in _OSM))
+_TAGS = {(key, value): name for key, values, name in reversed(_OSM) for value in values.split()}
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points in WGS-84, and the rejected rows of their table.
+    """Points in WGS-84, arrays of `(n,)`, and the rejected rows of their table."""
 
-    Attributes:
-        source: Name of the source, for `<indicator>_source`.
-        lon: `(n,)` longitudes, degrees.
-        lat: `(n,)` latitudes, degrees.
-        weight: `(n,)` weight of each point in a count.
-        category: `(n,)` of [`CATEGORIES`][dataset_builders.poi.CATEGORIES], None where unknown;
-            None if the source has no categories.
-        rejects: Rejected rows: table, item, reason, detail.
-    """
-
-    source: str
+    source: str  # for `<indicator>_source`
     lon: NDArray[np.float64]
     lat: NDArray[np.float64]
     weight: NDArray[np.float64]
-    category: NDArray[Any] | None = None
+    category: NDArray[Any] | None = None  # of [`CATEGORIES`], None where unknown
     rejects: tuple[Reject, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
@@ -51,16 +104,9 @@ class Points:
 
 @dataclass(frozen=True)
 class PointCounts:
-    """Counts of points per region.
+    """Numbers of points in and outside the regions, and without a known category."""
 
-    Attributes:
-        columns: Counts and `<indicator>_source`, indexed like the regions.
-        num_inside: Number of points in a region.
-        num_outside: Number of points outside all regions.
-        unknown_categories: Number of points without a known category.
-    """
-
-    columns: pd.DataFrame
+    columns: pd.DataFrame  # counts and `<indicator>_source`, indexed like the regions
     num_inside: int
     num_outside: int
     unknown_categories: int = 0
@@ -95,10 +141,6 @@ def read_points(
         count_column: Column of weights, such as the number of reviews; 1 by default.
         date_column: Column of dates, required with `year`.
         year: Year to select; all by default.
-
-    Raises:
-        SourceError: Missing file or column, or no usable row.
-        DatasetError: Unknown coordinate system, missing CRS, or most coordinates out of range.
     """
     if coord_system not in SYSTEMS:
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
@@ -126,17 +168,10 @@ def read_pois_pbf(path: str | Path) -> Points:
 
     Elements outside the fourteen categories (benches, crossings) are skipped. Polygons are
     represented by a point within.
-
-    Args:
-        path: An .osm.pbf file.
-
-    Raises:
-        SourceError: Missing file, or no point of interest in it.
-        MissingExtraError: pyrosm is not installed.
     """
     wanted = {"custom_filter": dict.fromkeys(OSM_KEYS, True), "osm_keys_to_keep": list(OSM_KEYS)}
     found = read_extract(path, lambda extract: extract.get_data_by_custom_criteria(**wanted))
-    if found is None or len(found) == 0:
+    if found is None:
         raise SourceError(f"{path} contains no points of interest.")
     item = found["osm_type"].astype(str) + "/" + found["id"].astype(str)
     frame = found[pd.notna(_tag_categories(found))].assign(item=item).sort_values("item")
@@ -164,17 +199,11 @@ def count_points(
         by_category: Add a weighted count per category ("poi_healthcare").
         min_inside: Minimum share of the points within the regions; 0 for a table that covers more
             than the city.
-
-    Raises:
-        DatasetError: Too many points outside the regions (with the likely coordinate system, if
-            any), or `by_category` for points without categories.
     """
     if by_category and points.category is None:
         raise DatasetError(
             f"The points of {points.source} have no categories; those of OpenStreetMap do."
         )
-    if len(points) == 0 and min_inside > 0:
-        raise DatasetError(f"{points.source} contains no points.")
     found = assign_points(points.lon, points.lat, regions)
     inside = found >= 0
     if len(points) and inside.mean() < min_inside:
@@ -244,6 +273,18 @@ def _tag_categories(frame: pd.DataFrame) -> NDArray[Any]:
     return np.array([category_of_tags(row) for row in tags], dtype=object)
 
 
+def category_of_tags(tags: Mapping[str, Any]) -> str | None:
+    """Category of an OpenStreetMap element by its tags; None if it is not a point of interest."""
+    for key in OSM_KEYS:
+        value = tags.get(key)
+        if not isinstance(value, str) or value == "no":
+            continue
+        name = _TAGS.get((key, value)) or _TAGS.get((key, "*"))
+        if name is not None:
+            return name
+    return None
+
+
 def _find_columns(wanted: dict[str, str], have: list[Any], name: str) -> dict[str, str]:
     lower = {str(column).strip().lower(): column for column in have}
     found = {}
@@ -311,8 +352,10 @@ def _numbers(column: Any) -> NDArray[np.float64]:
 
 
 __all__ = [
+    "CATEGORIES",
     "PointCounts",
     "Points",
+    "category_of_tags",
     "count_points",
     "read_points",
     "read_pois_pbf",

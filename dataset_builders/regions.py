@@ -84,19 +84,9 @@ def tile_regions(
 
     Tile sizes depend on latitude: at one zoom level, 938 m in Beijing and 1130 m in Shenzhen.
 
-    Args:
-        boundary: As in [`square_grid`].
-        z: Zoom level.
-        scheme: "xyz", "tms" or "baidu".
-        min_cover: As in [`square_grid`].
-        city: As in [`square_grid`].
-
-    Returns:
-        As [`square_grid`], with `tile_z`, `tile_x` and `tile_y`; ids are "xyz_15_26978_12416".
-
-    Raises:
-        DatasetError: Invalid boundary, no tile is kept, or Baidu tiles outside China.
-        ValueError: Unknown scheme or invalid zoom level.
+    Arguments and result are those of [`square_grid`], with the zoom level `z`, a scheme ("xyz",
+    "tms" or "baidu", in China only), and columns `tile_z`, `tile_x` and `tile_y`; ids are
+    "xyz_15_26978_12416".
     """
     shape = read_boundary(boundary)
     if scheme == "baidu":
@@ -133,18 +123,8 @@ def h3_regions(
 ) -> gpd.GeoDataFrame:
     """Regions from H3 cells: hexagons of slightly different areas.
 
-    Args:
-        boundary: As in [`square_grid`].
-        resolution: H3 resolution; 8 is about 0.5 km2 in Beijing, 7 about 3.6 km2.
-        min_cover: As in [`square_grid`].
-        city: As in [`square_grid`].
-
-    Returns:
-        As [`square_grid`], sorted by `region_id`, which is "h3_" and the cell index.
-
-    Raises:
-        DatasetError: Invalid boundary or resolution, or no hexagon is kept.
-        MissingExtraError: h3 is not installed.
+    Arguments and result are those of [`square_grid`], with the H3 resolution (8 is about 0.5 km2 in
+    Beijing, 7 about 3.6 km2), sorted by `region_id`, which is "h3_" and the cell index.
     """
     try:
         import h3
@@ -167,11 +147,9 @@ def h3_regions(
     kept = np.flatnonzero(cover >= max(min_cover, TOUCHING))
     if len(kept) == 0:
         raise DatasetError(_nothing_kept(f"resolution {resolution}", min_cover))
-    centres = np.array([h3.cell_to_latlng(names[k]) for k in kept])
-    geometry = wrap(hexagons[kept])
+    lat, lon = np.array([h3.cell_to_latlng(names[k]) for k in kept]).T
     ids = [f"h3_{names[k]}" for k in kept]
-    lat, lon = centres.T
-    return _frame(ids, city, lon, lat, geometry, cover[kept])
+    return _frame(ids, city, lon, lat, wrap(hexagons[kept]), cover[kept])
 
 
 def polygon_regions(
@@ -198,8 +176,6 @@ def polygon_regions(
         raise DatasetError("The polygons have no CRS. Set it with `frame.set_crs(...)`.")
     if id_column not in frame:
         raise DatasetError(f"There is no column {id_column!r}; there are {list(frame.columns)}.")
-    if len(frame) == 0:
-        raise DatasetError("There are no polygons.")
     ids = frame[id_column]
     if ids.isna().any():
         raise DatasetError(f"{int(ids.isna().sum())} polygon(s) have no {id_column!r}.")
@@ -224,17 +200,8 @@ def grid_cells(lon: Any, lat: Any, side_m: float) -> tuple[NDArray[Any], NDArray
     Squares are aligned to multiples of their side, so other points of the same zone fall into the
     same squares and ids.
 
-    Args:
-        lon: `(n,)` longitudes, EPSG:4326; NaN where unknown.
-        lat: `(n,)` latitudes.
-        side_m: Side of a square in metres.
-
-    Returns:
-        `(n,)` ids as in [`square_grid`], and `(n,)` polygons in EPSG:4326; None for points without
-        coordinates.
-
-    Raises:
-        DatasetError: The side is not positive.
+    Coordinates are in EPSG:4326, NaN where unknown. Returns `(n,)` ids as in [`square_grid`], and
+    `(n,)` polygons in EPSG:4326; None for points without coordinates.
     """
     _check_side(side_m)
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)

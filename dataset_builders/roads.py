@@ -32,16 +32,10 @@ STREETS = (
 )
 """Values of `highway` with street life and street views; no motorways, no paths."""
 COLUMNS = ("osm_id", "highway", "name", "geometry")
-ID_DECIMALS = 6  # degrees; 0.1 m
 
 
 def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
-    """Read an OpenStreetMap extract (.osm.pbf) by a function of a pyrosm `OSM` object.
-
-    Raises:
-        SourceError: The file is missing, truncated or not an extract.
-        MissingExtraError: pyrosm is not installed.
-    """
+    """Read an OpenStreetMap extract (.osm.pbf) by a function of a pyrosm `OSM` object."""
     if not Path(path).is_file():
         raise SourceError(f"No OpenStreetMap extract at {path}: give the path of an .osm.pbf file.")
     try:
@@ -56,11 +50,7 @@ def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
 
 @contextmanager
 def osmnx_with(**changes: Any) -> Iterator[Any]:
-    """Import osmnx, with some of its global settings changed within the block.
-
-    Raises:
-        MissingExtraError: osmnx is not installed.
-    """
+    """Import osmnx, with some of its global settings changed within the block."""
     try:
         import osmnx
     except ImportError as error:
@@ -74,18 +64,9 @@ def osmnx_with(**changes: Any) -> Iterator[Any]:
 
 
 def read_roads_pbf(path: str | Path, classes: Collection[str] = STREETS) -> gpd.GeoDataFrame:
-    """Read roads from an OpenStreetMap extract.
+    """Read the roads of some classes (`highway`) from an OpenStreetMap extract (.osm.pbf).
 
-    Args:
-        path: An .osm.pbf file.
-        classes: Values of `highway` to keep.
-
-    Returns:
-        `osm_id, highway, name, geometry` (lines, EPSG:4326), sorted by `osm_id`.
-
-    Raises:
-        SourceError: Missing file, or no road in it.
-        MissingExtraError: pyrosm is not installed.
+    Returns `osm_id, highway, name, geometry` (lines, EPSG:4326), sorted by `osm_id`.
     """
     found = read_extract(path, lambda extract: extract.get_network(network_type="all"))
     if found is None or len(found) == 0:
@@ -101,20 +82,8 @@ def read_roads_overpass(
 ) -> gpd.GeoDataFrame:
     """Read roads of an area from an Overpass server; responses are cached.
 
-    For areas larger than a city, which time out, use an extract and [`read_roads_pbf`].
-
-    Args:
-        boundary: Polygon, EPSG:4326.
-        cache_dir: Folder of cached responses.
-        classes: Values of `highway` to keep.
-        overpass_url: Server to use instead of the public one.
-
-    Returns:
-        As [`read_roads_pbf`].
-
-    Raises:
-        SourceError: No road in the area, or an unusable response.
-        MissingExtraError: osmnx is not installed.
+    For areas larger than a city, which time out, use an extract and [`read_roads_pbf`], whose
+    result has the same columns.
     """
     changes: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache_dir)}
     if overpass_url is not None:
@@ -166,9 +135,6 @@ def sampling_points(
         `point_id` (from the coordinates, hence reproducible), `highway`, `name`, `heading` (of the
         road in one direction, degrees clockwise from north), `lon`, `lat`, geometry (EPSG:4326),
         in a fixed order.
-
-    Raises:
-        DatasetError: Missing CRS, no road, or invalid distances.
     """
     if roads.crs is None:
         raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")
@@ -189,7 +155,10 @@ def sampling_points(
     lon, lat = placed.x.to_numpy(), placed.y.to_numpy()
     return gpd.GeoDataFrame(
         {
-            "point_id": [_point_id(x, y) for x, y in zip(lon, lat, strict=True)],
+            "point_id": [
+                hashlib.sha256(f"{x:.6f},{y:.6f}".encode()).hexdigest()[:16]
+                for x, y in zip(lon, lat, strict=True)
+            ],
             "highway": metric["highway"].to_numpy()[nearest] if "highway" in metric else None,
             "name": metric["name"].to_numpy()[nearest] if "name" in metric else None,
             "heading": headings,
@@ -249,11 +218,6 @@ def _thin(xy: NDArray[np.float64], thin_m: float) -> NDArray[np.int64]:
             if keep[earlier]:
                 keep[later] = False
     return np.flatnonzero(keep)
-
-
-def _point_id(lon: float, lat: float) -> str:
-    place = f"{lon:.{ID_DECIMALS}f},{lat:.{ID_DECIMALS}f}"
-    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 __all__ = [

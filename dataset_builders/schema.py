@@ -21,25 +21,17 @@ Transform = Literal["ln1p", "identity"]
 
 @dataclass(frozen=True)
 class Indicator:
-    """Prediction target: a quantity per region.
+    """Prediction target: a quantity per region, a column of the table of regions.
 
-    Attributes:
-        name: Name of its column in the table of regions.
-        unit: Unit of the stored value.
-        kind: "count" is additive over regions; "density" is per area; "intensity" is a mean over
-            the region; "share" lies in [0, 1]; "rate" is any other ratio.
-        description: What is measured, and the source.
-        transform: Scale of the prediction: "ln1p" is ln(y + 1), "identity" the stored value.
-
-    Raises:
-        DatasetError: Invalid name, kind or transform.
+    A "count" is additive over regions; a "density" is per area; an "intensity" is a mean over the
+    region; a "share" lies in [0, 1]; a "rate" is any other ratio.
     """
 
     name: str
-    unit: str
+    unit: str  # of the stored value
     kind: Kind
-    description: str
-    transform: Transform = "ln1p"
+    description: str  # what is measured, and the source
+    transform: Transform = "ln1p"  # scale of the prediction: ln(y + 1), or the stored value
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -69,31 +61,19 @@ INDICATORS: dict[str, Indicator] = {
 
 @dataclass(frozen=True)
 class DatasetMetadata:
-    """Metadata of a dataset; stored in every shard and shown on its card.
-
-    Attributes:
-        title: Title of the card.
-        description: A paragraph on the contents and limits of the dataset.
-        source: Authors of the data and where to find them.
-        licence: SPDX or Hugging Face licence id, or free text.
-        synthetic: Whether the data are simulated.
-        indicators: Prediction targets in the table of regions.
-        extra_columns: Additional columns, `{table: {column: dtype}}`.
-        parameters: Parameters of the build; a build can be resumed with equal parameters only.
-        notes: Caveats, one sentence each.
-        citation: BibTeX or a line of text.
-    """
+    """Metadata of a dataset; stored in every shard and shown on its card."""
 
     title: str
-    description: str
-    source: str
-    licence: str
+    description: str  # a paragraph on the contents and limits of the dataset
+    source: str  # authors of the data and where to find them
+    licence: str  # SPDX or Hugging Face licence id, or free text
     synthetic: bool = False
     indicators: tuple[Indicator, ...] = tuple(INDICATORS.values())
-    extra_columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    extra_columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dtypes by table
+    # a build can be resumed with equal parameters only
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    citation: str = ""
+    notes: tuple[str, ...] = ()  # caveats, one sentence each
+    citation: str = ""  # BibTeX or a line of text
 
     def to_json(self) -> str:
         """Value of the `urbanln` key of a Parquet schema."""
@@ -106,11 +86,7 @@ class DatasetMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "DatasetMetadata":
-        """Parse the output of [`to_json`]; unknown keys are ignored.
-
-        Raises:
-            DatasetError: The text cannot be parsed.
-        """
+        """Parse the output of [`to_json`]; unknown keys are ignored."""
         try:
             fields = json.loads(text)
             known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
@@ -126,12 +102,7 @@ class DatasetMetadata:
 
 
 def config_name(city: str, table: str) -> str:
-    """`"<city>-<table>"`, the configuration name for `load_dataset`.
-
-    Raises:
-        DatasetError: Unknown table, or a city name other than a-z, 0-9 and _, optionally followed
-            by a hyphen and a number.
-    """
+    """`"<city>-<table>"`, the configuration name for `load_dataset`."""
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
     if not CITY_PATTERN.fullmatch(city):
@@ -142,11 +113,7 @@ def config_name(city: str, table: str) -> str:
 
 
 def parse_config_name(name: str) -> tuple[str, str]:
-    """City and table of a configuration name.
-
-    Raises:
-        DatasetError: The name is not `<city>-<table>`.
-    """
+    """City and table of a configuration name."""
     city, _, table = name.rpartition("-")
     if table not in TABLES or not CITY_PATTERN.fullmatch(city):
         raise DatasetError(f"A config is named <city>-<table>, table in {TABLES}; got {name!r}.")
@@ -160,13 +127,7 @@ def features(
 ) -> datasets.Features:
     """Columns of a table; all except the required ones may be null.
 
-    Args:
-        table: One of [`TABLES`].
-        indicators: Prediction targets; columns of "regions" only.
-        extra_columns: Additional columns by name and dtype, placed last.
-
-    Raises:
-        DatasetError: Unknown table, or duplicate column names.
+    Indicators are columns of "regions"; `extra_columns`, by name and dtype, are placed last.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
@@ -189,16 +150,7 @@ def features(
 
 
 def check_types(table: str, columns: pa.Schema, where: str) -> None:
-    """Check that the standard columns of a table have the expected types.
-
-    Args:
-        table: One of [`TABLES`].
-        columns: Schema of a Parquet file; additional columns may have any type.
-        where: Name of the table, for messages.
-
-    Raises:
-        DatasetError: A column has another type; the message names both.
-    """
+    """Raise a DatasetError unless the standard columns of a table have the expected types."""
     expected = features(table, ()).arrow_schema
     for name in [one for one in expected.names if one in columns.names]:
         found, wanted = columns.field(name).type, _kind(expected.field(name).type)
@@ -292,13 +244,7 @@ def key_columns(table: str, columns: Iterable[str]) -> list[str]:
 
     An image belongs to one region, so its id is the key of an image table. Multiple captions of an
     image by one model differ in `candidate`, or in their text if the table has no such column.
-
-    Args:
-        table: One of [`TABLES`].
-        columns: Columns of the table.
-
-    Returns:
-        Names of the key columns; empty if the table lacks its id.
+    Without an id there is no key.
     """
     present = set(columns)
     if ("region_id" if table == "regions" else "image_id") not in present:

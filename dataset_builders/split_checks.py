@@ -1,11 +1,14 @@
 """Checks of a split: correlation range of labels, distance to training regions, shared images."""
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 
 from .errors import SplitError
 
@@ -26,13 +29,10 @@ def correlation_range(
     Args:
         x_m: `(n,)` x coordinates in metres.
         y_m: `(n,)` y coordinates in metres.
-        values: `(n,)` labels; NaN is ignored.
+        values: `(n,)` labels; NaN is ignored. At least 10 are needed.
 
     Returns:
         Distance in metres; NaN if the label does not vary.
-
-    Raises:
-        SplitError: Fewer than 10 regions with a value.
     """
     distance, semivariance = variogram(x_m, y_m, values)
     sill = float(semivariance[len(semivariance) // 2 :].mean()) if len(semivariance) else 0.0
@@ -57,42 +57,29 @@ def variogram(
     if len(known) > MAX_PAIRS_FROM:
         known = np.sort(np.random.default_rng(0).choice(known, MAX_PAIRS_FROM, replace=False))
     xy = np.column_stack([x_m[known], y_m[known]])
-    first, second = np.triu_indices(len(known), 1)
-    distance = np.linalg.norm(xy[first] - xy[second], axis=1)
-    half = (values[known][first] - values[known][second]) ** 2 / 2
+    half = pdist(values[known][:, None], "sqeuclidean") / 2
+    pairs = pd.DataFrame({"distance": pdist(xy), "half": half})
     edges = np.linspace(0, np.linalg.norm(np.ptp(xy, axis=0)) / 2, BINS + 1)
-    bins = np.digitize(distance, edges) - 1
-    inside = (bins >= 0) & (bins < BINS)
-    count, sum_of_distances, sum_of_halves = (
-        np.bincount(bins[inside], weights, BINS)
-        for weights in (None, distance[inside], half[inside])
-    )
-    filled = count > 0
-    return sum_of_distances[filled] / count[filled], sum_of_halves[filled] / count[filled]
+    means = pairs.groupby(np.digitize(pairs["distance"], edges)).mean().query(f"index <= {BINS}")
+    return means["distance"].to_numpy(), means["half"].to_numpy()
 
 
 def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
     """Groups of two or more regions that share images, directly or through others; sorted.
 
-    Args:
-        keys: Identifiers of the images of each region: hashes of their bytes, panorama ids.
+    `keys` are the identifiers of each region's images: hashes of their bytes, panorama ids.
     """
-    parent = {region: region for region in keys}
-
-    def root(region: str) -> str:
-        while parent[region] != region:
-            parent[region] = parent[parent[region]]
-            region = parent[region]
-        return region
-
-    owner: dict[Hashable, str] = {}
-    for region in sorted(keys):
-        for key in keys[region]:
-            parent[root(region)] = root(owner.setdefault(key, region))
-    groups: dict[str, list[str]] = defaultdict(list)
-    for region in sorted(keys):
-        groups[root(region)].append(region)
-    return sorted(group for group in groups.values() if len(group) > 1)
+    regions = sorted(keys)
+    pairs = [(row, key) for row, region in enumerate(regions) for key in keys[region]]
+    if not pairs:
+        return []
+    numbers = {key: number for number, key in enumerate({key for _, key in pairs})}
+    rows, columns = [row for row, _ in pairs], [numbers[key] for _, key in pairs]
+    size = len(regions) + len(numbers)  # a graph of regions and images
+    edges = coo_array((np.ones(len(pairs)), (rows, np.add(columns, len(regions)))), (size, size))
+    group = connected_components(edges, directed=False)[1][: len(regions)]
+    named = pd.Series(regions).groupby(group).agg(list)
+    return sorted(one for one in named if len(one) > 1)
 
 
 def keep_together(
@@ -105,20 +92,12 @@ def keep_together(
 
     Args:
         region_ids: Ids in the order of `split`.
-        split: `(n,)` of "train", "validation", "test" or None.
+        split: `(n,)` of "train", "validation", "test" or None; it is not changed.
         groups: Groups from [`duplicate_groups`].
-
-    Returns:
-        A new `(n,)` array.
-
-    Raises:
-        SplitError: A group names an unknown region.
     """
     number = {region: index for index, region in enumerate(region_ids)}
     out = split.copy()
     for group in groups:
-        if missing := [region for region in group if region not in number]:
-            raise SplitError(f"The groups name regions that the split does not have: {missing}.")
         members = [number[region] for region in group]
         parts = [split[index] for index in members if split[index] is not None]
         if parts:
@@ -129,11 +108,7 @@ def keep_together(
 def nearest_train_distance(
     x_m: NDArray[np.float64], y_m: NDArray[np.float64], split: NDArray[np.object_]
 ) -> NDArray[np.float64]:
-    """Distance in metres from each test region to the nearest training region, `(n_test,)`.
-
-    Raises:
-        SplitError: The training or test part is empty.
-    """
+    """Distance in metres from each test region to the nearest training region, `(n_test,)`."""
     xy = np.column_stack([x_m, y_m])
     train, test = xy[split == "train"], xy[split == "test"]
     if len(train) == 0 or len(test) == 0:

@@ -38,15 +38,8 @@ Ints = NDArray[np.int64]
 def random_split(n: int, seed: int) -> np.ndarray:
     """Split n regions 6:2:2 at random, with at least one region per part.
 
-    Args:
-        n: Number of regions, in a reproducible order (sort by `region_id`).
-        seed: Seed of the shuffle.
-
-    Returns:
-        `(n,)` of "train" | "validation" | "test".
-
-    Raises:
-        SplitError: Fewer than three regions.
+    The regions must be in a reproducible order (sort by `region_id`). Returns `(n,)` of "train" |
+    "validation" | "test".
     """
     if n < len(NAMES):
         raise SplitError(f"A split into {', '.join(NAMES)} needs 3 regions at least, got {n}.")
@@ -131,12 +124,7 @@ def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarra
     Training regions close to a validation or test region, and validation regions close to a test
     region, are dropped; test regions are kept.
 
-    Args:
-        split: `(n,)` of "train" | "validation" | "test" | None.
-        neighbourhood: Neighbourhood of the same regions, in the same order.
-
-    Returns:
-        A new `(n,)` array, None for dropped regions.
+    Returns a new array, None for dropped regions, which the neighbourhood has in the same order.
     """
     kept = split.copy()
     for name, others in (("train", NAMES[1:]), ("validation", NAMES[2:])):
@@ -166,9 +154,6 @@ class Neighbourhood:
 
     Attributes:
         placed: `(n,)` whether the location of a region is known.
-
-    Raises:
-        SplitError: Negative side or buffer, or NaN.
     """
 
     def __init__(
@@ -188,9 +173,6 @@ class Neighbourhood:
         places = np.column_stack([shapely.bounds(self._shapes), self._centres])
         self.placed = np.isfinite(places).all(axis=1)
 
-    def __len__(self) -> int:
-        return len(self._shapes)
-
     @property
     def gap_m(self) -> float:
         """Largest gap between geometries that are too close, tolerance included."""
@@ -207,14 +189,9 @@ class Neighbourhood:
         return Neighbourhood(self._shapes[rows], self.cell_m, self.buffer_m, self._centres[rows])
 
     def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
-        """Whether each of some regions is too close to one of the others.
+        """Whether each of `(k,)` rows is too close to one of `(m,)` others.
 
-        Args:
-            rows: `(k,)` row numbers of the query regions.
-            others: `(m,)` row numbers of the regions they are compared with.
-
-        Returns:
-            `(k,)`; False for regions of unknown location.
+        False for regions of unknown location.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         found = np.zeros(np.size(rows), dtype=bool)
@@ -230,9 +207,9 @@ class Neighbourhood:
         return found
 
     def gaps_m(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
-        """Distance in metres from each region to the nearest of the others, border to border.
+        """Distance in metres from each row to the nearest of the others, border to border.
 
-        Arguments as in [`near`]; NaN where the location of the region or of all others is unknown.
+        NaN where the location of the region or of all others is unknown.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         gaps = np.full(np.size(rows), np.nan)
@@ -313,7 +290,10 @@ def local_xy(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(lon) & np.isfinite(lat)
     if not known.any():
         return lon * np.nan, lat * np.nan
-    lon_0, lat_0 = _middle_lon(lon[known]), float(lat[known].min() + lat[known].max()) / 2
+    # centre of the shorter of the two arcs that contain all longitudes
+    east = np.where(lon[known] < 0, lon[known] + 360, lon[known])
+    arc = east if np.ptp(east) < np.ptp(lon[known]) else lon[known]
+    lon_0, lat_0 = (float(one.min() + one.max()) / 2 for one in (arc, lat[known]))
     plane = pyproj.CRS.from_proj4(f"+proj=laea +lon_0={lon_0!r} +lat_0={lat_0!r} +units=m")
     to_plane = pyproj.Transformer.from_crs("EPSG:4326", plane, always_xy=True)
     x, y = to_plane.transform(lon, lat)
@@ -411,15 +391,7 @@ def _blocks(points: np.ndarray, block_m: float, margin_m: float) -> np.ndarray:
     return np.unique(index, axis=0, return_inverse=True)[1].ravel()
 
 
-def _middle_lon(lon: np.ndarray) -> float:
-    """Centre of the shorter of the two arcs that contain all longitudes."""
-    east = np.where(lon < 0, lon + 360, lon)
-    lon = east if np.ptp(east) < np.ptp(lon) else lon
-    return float(lon.min() + lon.max()) / 2
-
-
 def _typical_side(shapes: NDArray[Any]) -> float:
-    """Square root of the median area, or the spacing of points; 0 if neither is known."""
     area = shapely.area(shapes)
     if (area > 0).any():
         return float(np.sqrt(np.median(area[area > 0])))

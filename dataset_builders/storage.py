@@ -28,6 +28,7 @@ DATA_FOLDER = "data"
 CARD_FILE, REJECTS_FILE = "README.md", "rejects.parquet"
 FILES_KIND = "dataset"
 METADATA_KEY = b"urbanln"
+ROWS_AT_ONCE = 32
 
 Reject = tuple[str, str, str, str]
 
@@ -39,10 +40,6 @@ def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
         dataset_name: Dataset folder, or id of a dataset on the Hub.
         city: Name of the city.
         table: One of the four tables.
-
-    Raises:
-        DatasetError: Unknown dataset, city or table.
-        RepeatedIdError: Two rows of the table have the same id.
     """
     paths = _find_shards(dataset_name, city, table)
     require_unique_shards(paths, table, f"{dataset_name}, table {config_name(city, table)!r}")
@@ -54,11 +51,7 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table into memory; errors as in [`table_shards`].
 
-    Args:
-        dataset_name: Dataset folder, or id of a dataset on the Hub.
-        city: Name of the city.
-        table: One of the four tables.
-        columns: Columns to read, in this order; all except the image by default.
+    The columns are read in this order; all except the image by default.
     """
     paths = table_shards(dataset_name, city, table)
     if columns is None:
@@ -92,11 +85,7 @@ def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]
 
 
 def list_cities(dataset_name: str | Path) -> list[str]:
-    """Cities of a dataset, sorted.
-
-    Raises:
-        DatasetError: Unknown or empty dataset.
-    """
+    """Cities of a dataset, sorted."""
     configs = _configs(_resolve(dataset_name, "*-regions"))
     return sorted(city for city, table in configs if table == "regions")
 
@@ -117,22 +106,10 @@ def iter_images(
     city: str,
     view: str,
     columns: Sequence[str] = ("image_id", "region_id"),
-    batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
     """Stream the rows of an image table in stored order, with constant memory.
 
-    Args:
-        dataset_name: Dataset folder, or id of a dataset on the Hub.
-        city: Name of the city.
-        view: "street_view" or "satellite".
-        columns: Columns to yield in addition to the image.
-        batch_size: Number of rows read at a time.
-
-    Yields:
-        `{"image": encoded bytes or None, **columns}`.
-
-    Raises:
-        DatasetError: Unknown view, or as in [`table_shards`].
+    Yields `{"image": encoded bytes or None, **columns}`; errors as in [`table_shards`].
     """
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
@@ -140,7 +117,7 @@ def iter_images(
         with open_shard(path) as file:
             _check_columns(path, file.schema_arrow.names, ["image", *columns])
             wanted = list(dict.fromkeys(["image.bytes", *columns]))
-            for batch in file.iter_batches(batch_size=batch_size, columns=wanted):
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=wanted):
                 for row in batch.to_pylist():
                     image = row.pop("image")
                     yield {"image": image["bytes"] if image else None, **row}
@@ -160,11 +137,7 @@ def sample_images(
 
 
 def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
-    """Items rejected by the build of a dataset: table, item, reason, detail.
-
-    Raises:
-        DatasetError: The build did not finish.
-    """
+    """Items rejected by the build of a dataset: table, item, reason, detail."""
     path = Path(dataset_name) / REJECTS_FILE
     if not path.exists():
         raise DatasetError(f"{path} does not exist: the build did not finish. Rerun it.")

@@ -72,11 +72,7 @@ class DatasetWriter:
         (self.root / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def has_shard(self, city: str, table: str, index: int) -> bool:
-        """Whether a shard is finished.
-
-        Raises:
-            DatasetError: It was built with other parameters.
-        """
+        """Whether a shard is finished; a DatasetError if it was built with other parameters."""
         path = self.root / shard_name(city, table, index)
         self.files.set_damaged_aside(shard_name(city, table, index))
         if not path.exists():
@@ -141,19 +137,11 @@ class DatasetWriter:
         return self.root / name
 
     def remove_shard(self, city: str, table: str, index: int) -> None:
-        """Delete a shard if it exists, for it to be rewritten.
-
-        Raises:
-            ForeignFileError: No build wrote it, or it was changed since.
-        """
+        """Delete a shard if it exists, for it to be rewritten."""
         self.files.delete([shard_name(city, table, index)])
 
     def remove_shards_from(self, city: str, table: str, count: int) -> None:
-        """Delete the shards of an earlier build beyond the first `count`.
-
-        Raises:
-            ForeignFileError: See [`remove_shard`].
-        """
+        """Delete the shards of an earlier build beyond the first `count`."""
         folder = f"{DATA_FOLDER}/{config_name(city, table)}"
         found = [f"{folder}/{path.name}" for path in (self.root / folder).glob("part-*.parquet")]
         kept = {shard_name(city, table, index) for index in range(count)}
@@ -163,13 +151,8 @@ class DatasetWriter:
         """Record a rejected item.
 
         Outside the generator of a shard, a reject belongs to the build, and every run of the
-        build must record it again.
-
-        Args:
-            table: Config name, or the input file.
-            item: Image id, region id or row.
-            reason: Short code.
-            detail: Details.
+        build must record it again. `table` is a config name or an input file, `item` the id of an
+        image or region or a row, `reason` a short code.
         """
         target = self._general if self._of_shard is None else self._of_shard
         target.append((str(table), str(item), str(reason), str(detail)))
@@ -177,16 +160,14 @@ class DatasetWriter:
     def finish(self) -> Path:
         """Write `rejects.parquet` from all shards and this run; may be called again.
 
-        Returns:
-            Path of the file.
-
         Raises:
             RepeatedIdError: A table has duplicate ids, whoever wrote its shards.
         """
         shards = sorted((self.root / DATA_FOLDER).glob("*/part-*.parquet"))
         for name in sorted({path.parent.name for path in shards}):
             table_shards(self.root, *parse_config_name(name))
-        of_shards = [reject for path in shards for reject in _rejects_of(path)]
+        stored = [(pq.read_metadata(path).metadata or {}).get(REJECTS_KEY) for path in shards]
+        of_shards = [tuple(row) for text in stored if text for row in json.loads(text)]
         path = self.root / REJECTS_FILE
         earlier: Counter[Reject] = Counter()
         if path.exists():
@@ -248,11 +229,6 @@ class DatasetWriter:
             if reason:
                 self.reject(name, str(row.get("image_id")), reason, text)
             yield cleaned
-
-
-def _rejects_of(path: Path) -> list[Reject]:
-    stored = pq.read_metadata(path).metadata or {}
-    return [tuple(row) for row in json.loads(stored.get(REJECTS_KEY, b"[]"))]
 
 
 __all__ = ["DatasetWriter"]

@@ -24,8 +24,7 @@ from .planes import METRES_PER_DEGREE
 from .rasters import Band, find_band, open_raster, raster_bounds
 
 ZonalKind = Literal["count", "density", "intensity"]
-AreaUnit = Literal["km2", "m2"]
-M2 = {"km2": 1e6, "m2": 1.0}
+M2_PER_KM2 = 1e6
 REGIONS_AT_ONCE = 2048
 # maximum distance of a transformed edge from a straight line, in cells
 BEND_CELLS = 1e-3
@@ -48,7 +47,6 @@ def zonal(
     band: int | str | None = None,
     nodata: float | Literal["none"] | None = None,
     nodata_is_zero: bool = False,
-    area_unit: AreaUnit = "km2",
     min_coverage: float = 0.0,
     with_data: bool = False,
 ) -> pd.DataFrame:
@@ -59,7 +57,7 @@ def zonal(
 
     - "count": an amount per cell (people). The value is the sum over the cells; regions that tile
       the raster sum to its total. For a partly covered region it is the sum over the covered part.
-    - "density": an amount per area (people per km2). The value is the mean times the region's
+    - "density": an amount per km2 (people per km2). The value is the mean times the region's
       geodesic area; for a partly covered region, the mean is that of the covered part.
     - "intensity": a measurement (radiance). The value is the mean.
 
@@ -76,7 +74,6 @@ def zonal(
             Required if the file has neither a tag nor a mask. NaN and infinity are always missing.
         nodata_is_zero: Missing cells count as 0 (such as unsettled land in the constrained
             WorldPop); areas beyond the raster are still missing.
-        area_unit: Area unit of a "density".
         min_coverage: Minimum coverage, in [0, 1]; regions below it have no value.
         with_data: Add the column `data`.
 
@@ -92,7 +89,10 @@ def zonal(
             edge of the raster's projection.
         MissingExtraError: rasterio or exactextract is not installed.
     """
-    _check_arguments(kind, area_unit, min_coverage)
+    if kind not in get_args(ZonalKind):
+        raise DatasetError(f"The kind of a raster is one of {get_args(ZonalKind)}, got {kind!r}.")
+    if not 0 <= min_coverage <= 1:
+        raise DatasetError(f"`min_coverage` lies in [0, 1], got {min_coverage}.")
     shapes, crs, index = _region_shapes(regions)
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
     names = index.to_numpy()
@@ -103,8 +103,7 @@ def zonal(
         coverage, data = (_share(found[name] / found["extent"]) for name in ("known", "measured"))
         value = found["total"] if kind == "count" else found["total"] / found["known"]
     if kind == "density":
-        areas = geodesic_areas(to_degrees(shapes[there], crs, names[there]))
-        value[there] *= areas / M2[area_unit]
+        value[there] *= geodesic_areas(to_degrees(shapes[there], crs, names[there])) / M2_PER_KM2
     valued = (coverage > 0) & (coverage >= min_coverage - ROUNDING)
     columns = {"value": np.where(valued, value, np.nan), "coverage": coverage}
     return pd.DataFrame(columns | ({"data": data} if with_data else {}), index)
@@ -178,12 +177,7 @@ class CellPlane:
             self.projection = pyproj.Transformer.from_crs(EPSG_4326, self.crs, always_xy=True)
 
     def place(self, shapes: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
-        """Polygons in cell coordinates, and the region of each; none for regions out of the domain.
-
-        Args:
-            shapes: `(n,)` regions.
-            names: `(n,)` names of the regions, for messages.
-        """
+        """Polygons in cell coordinates, and the region of each; none for regions outside."""
         if self.globe is not None:
             where = {"target": self.globe, "centre": self.centre, "bend": self.bend}
             shapes = to_degrees(shapes, self.regions_crs, names, **where)
@@ -247,20 +241,9 @@ def _window(pieces: NDArray[Any], dataset: Any) -> tuple[Ints, tuple[int, int, i
     return inside, (left, bottom, right, top)
 
 
-def _check_arguments(kind: str, area_unit: str, min_coverage: float) -> None:
-    if kind not in get_args(ZonalKind):
-        raise DatasetError(f"The kind of a raster is one of {get_args(ZonalKind)}, got {kind!r}.")
-    if area_unit not in M2:
-        raise DatasetError(f"`area_unit` is one of {tuple(M2)}, got {area_unit!r}.")
-    if not 0 <= min_coverage <= 1:
-        raise DatasetError(f"`min_coverage` lies in [0, 1], got {min_coverage}.")
-
-
 def _region_shapes(
     regions: gpd.GeoDataFrame | gpd.GeoSeries,
 ) -> tuple[NDArray[Any], pyproj.CRS, pd.Index]:
-    if not isinstance(regions, gpd.GeoDataFrame | gpd.GeoSeries):
-        raise DatasetError(f"The regions must be a GeoDataFrame, got {type(regions).__name__}.")
     geometry = regions.geometry
     if geometry.crs is None:
         raise DatasetError("The regions have no CRS. Set it with `regions.set_crs(...)`.")
@@ -279,15 +262,14 @@ def _region_shapes(
 def _no_overlap(dataset: Any, shapes: NDArray[Any], crs: pyproj.CRS) -> str:
     there = pyproj.CRS.from_user_input(dataset.crs.to_wkt())
     inside = shapely.total_bounds(shapes)
-    moved = pyproj.Transformer.from_crs(crs, there, always_xy=True).transform_bounds(*inside)
-    raster, regions, same = (
+    raster, regions = (
         "(" + ", ".join(f"{value:.6g}" for value in bounds) + ")"
-        for bounds in (raster_bounds(dataset), inside, moved)
+        for bounds in (raster_bounds(dataset), inside)
     )
     return (
         f"No region intersects {dataset.name}. The raster spans {raster} in {there.name}; the "
-        f"regions span {regions} in {crs.name}, which is {same} there. Check the CRS of both."
+        f"regions span {regions} in {crs.name}. Check the CRS of both."
     )
 
 
-__all__ = ["AreaUnit", "CellPlane", "ZonalKind", "zonal"]
+__all__ = ["CellPlane", "ZonalKind", "zonal"]

@@ -9,10 +9,9 @@ import numpy as np
 import shapely
 
 from ..assignment import assign_points
-from ..boundaries import read_boundary
+from ..boundaries import read_boundary, read_layer
 from ..errors import SourceError
 from ..files import atomic_path, digest, read_json
-from ..layers import read_layer
 from ..parquet import is_whole
 from ..regions import h3_regions, polygon_regions, square_grid, tile_regions
 from ..roads import osmnx_with, read_roads_overpass, read_roads_pbf, sampling_points

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from ..assignment import assign_points
+from ..boundaries import read_layer
 from ..errors import DatasetError, SourceError
-from ..layers import read_layer
 from ..photos import exif_positions, faulty_rows, file_faults, find_csv, read_listing
 from ..regions import grid_cells, polygon_regions
 from ..schema import INDICATORS, VIEWS, DatasetMetadata, Indicator, config_name, features

@@ -61,56 +61,33 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Overpass:
-    """Flight or orbit that captures many tiles at the same time with the same sensor.
+    """Flight or orbit that captures many tiles at the same time with the same sensor."""
 
-    Attributes:
-        number: Index of the overpass in the city.
-        day: Day of the year, from 1.
-        elevation: Elevation of the sun in degrees.
-        azimuth: Azimuth of the sun in degrees clockwise from north.
-        aerosol: Aerosol optical depth at 550 nm.
-        angstrom: Angstrom exponent, by which the depth decreases with the wavelength.
-        gain: Gain of the sensor per channel.
-        contrast: Contrast of the sensor, relative to mid-grey.
-        tile_gain: Residual gain of a tile relative to the overpass, per channel.
-    """
-
-    number: int
-    day: int
-    elevation: float
-    azimuth: float
-    aerosol: float
-    angstrom: float
-    gain: Channels
-    contrast: float
+    number: int  # index of the overpass in the city
+    day: int  # day of the year, from 1
+    elevation: float  # elevation of the sun in degrees
+    azimuth: float  # azimuth of the sun in degrees clockwise from north
+    aerosol: float  # aerosol optical depth at 550 nm
+    angstrom: float  # Angstrom exponent, by which the depth decreases with the wavelength
+    gain: Channels  # gain of the sensor per channel
+    contrast: float  # contrast of the sensor, relative to mid-grey
+    # residual gain of a tile relative to the overpass, per channel
     tile_gain: Channels = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Light, weather and camera of a street view.
+    """Light, weather and camera of a street view."""
 
-    Attributes:
-        light: Residual colour cast after white balance, per channel.
-        visibility_km: Visual range.
-        exposure: Exposure error in stops.
-        vignette: Light fall-off in the corners as a share.
-        blur: Blur radius in pixels.
-        noise: Standard deviation of the noise on a scale of 0 to 255.
-        saturation: Saturation factor.
-        gamma: Exponent of the tone curve.
-        quality: JPEG quality.
-    """
-
-    light: Channels
+    light: Channels  # residual colour cast after white balance, per channel
     visibility_km: float
-    exposure: float
-    vignette: float
-    blur: float
-    noise: float
+    exposure: float  # exposure error in stops
+    vignette: float  # light fall-off in the corners as a share
+    blur: float  # blur radius in pixels
+    noise: float  # standard deviation of the noise on a scale of 0 to 255
     saturation: float
-    gamma: float
-    quality: int
+    gamma: float  # exponent of the tone curve
+    quality: int  # JPEG quality
 
 
 def draw_overpass(world: World, column: float, row: float) -> Overpass:
@@ -167,10 +144,6 @@ def develop(pixels: Pixels, overpass: Overpass) -> Pixels:
 
     Haze attenuates light on both paths and adds airlight, most in the blue channel. Half of the
     scattered light is assumed to travel forward [A].
-
-    Args:
-        pixels: RGB image, `(height, width, 3)`.
-        overpass: Acquisition of the tile.
     """
     depth = overpass.aerosol * (CHANNEL_NM / 550.0) ** -overpass.angstrom
     through = np.exp(-0.5 * depth * (1 + 1 / np.sin(np.radians(overpass.elevation))))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..card import write_card
 from ..errors import DatasetError
-from ..files import WrittenFiles, locked
+from ..files import locked
 from ..globe import geodesic_areas
 from ..images import encode_image
 from ..schema import INDICATORS, VIEWS, DatasetMetadata
@@ -125,11 +125,6 @@ def build_dataset(
 
     Returns:
         The dataset folder.
-
-    Raises:
-        DatasetError: A city or an acquisition is unknown, a number is too small, or the folder
-            holds another dataset.
-        InUseError: Another process writes to the folder.
     """
     root = Path(output_dir)
     parameters: dict[str, Any] = {
@@ -164,14 +159,16 @@ def build_dataset(
                 render = partial(_render, world.city, **parameters)
                 for shard, start in enumerate(range(0, len(cells), REGIONS_PER_SHARD)):
                     of_shard = cells[start : start + REGIONS_PER_SHARD]
-                    truth = _truth_name(world.city, shard)
+                    truth = f"truth/{world.city}/part-{shard:05d}.parquet"
                     writer.files.set_damaged_aside(truth)
                     is_done = (root / truth).exists()
                     if not is_done or not all(
                         writer.has_shard(world.city, t, shard) for t in tables
                     ):
                         rows = list(map_(render, of_shard))
-                        _write_truth(writer.files, world.city, shard, rows)
+                        records = [record for region in rows for record in region["truth"]]
+                        with writer.files.writing(truth) as temporary:
+                            pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
                         for table in tables:
                             of_table = (row for region in rows for row in region[table])
                             writer.write_shard(world.city, table, shard, of_table)
@@ -190,16 +187,6 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[_Rows]]]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, threadpool_limits, (1,)) as pool:
         yield partial(pool.map, chunksize=4)
-
-
-def _truth_name(city: str, shard: int) -> str:
-    return f"truth/{city}/part-{shard:05d}.parquet"
-
-
-def _write_truth(files: WrittenFiles, city: str, shard: int, rows: Sequence[_Rows]) -> None:
-    records = [record for region in rows for record in region["truth"]]
-    with files.writing(_truth_name(city, shard)) as temporary:
-        pq.write_table(pa.Table.from_pylist(records, TRUTH), temporary)
 
 
 def _metadata(cities: Sequence[str], parameters: dict[str, Any]) -> DatasetMetadata:
@@ -282,52 +269,6 @@ def _world(city: str, grid_size: int, seed: int) -> tuple[World, _Plane]:
     return world, _Plane(world)
 
 
-class _Image(NamedTuple):
-    """Rendered image, with its columns in the table of its view and in the truth table."""
-
-    view: str
-    image_id: str
-    number: int
-    image: Image.Image
-    quality: int
-    facts: list[Fact]
-    columns: dict[str, Any]
-    truth: dict[str, Any]
-
-
-def _images(
-    world: World,
-    plane: _Plane,
-    cell: _Cell,
-    street_views: int,
-    with_masks: bool,
-    acquisition: Acquisition,
-) -> Iterator[_Image]:
-    name = region_id(world.city, *cell)
-
-    def stored(mask: Image.Image) -> bytes | None:
-        return encode_image(mask, "PNG") if with_masks else None
-
-    tile = render_tile(world, *cell, acquisition)
-    columns = {"ground_resolution_m": 1000 * CELL_KM / TILE_PX}
-    truth: dict[str, Any] = {"objects": "[]", "cover": stored(tile.cover)}
-    facts = satellite_facts(tile)
-    image_id = f"{name}_sat"
-    yield _Image(
-        "satellite", image_id, TILE_NUMBER, tile.image, JPEG_QUALITY, facts, columns, truth
-    )
-    for number in range(street_views):
-        view = render_street_view(world, *cell, number, acquisition)
-        quality = view.shot.quality if view.shot else JPEG_QUALITY
-        lon, lat = plane.degrees(view.x_km, view.y_km)
-        columns = {"lon": float(lon), "lat": float(lat), "heading": view.heading}
-        objects = json.dumps([asdict(item) for item in view.objects])
-        truth = {"objects": objects, "mask": stored(view.mask)}
-        facts = street_view_facts(view)
-        image_id = f"{name}_sv{number}"
-        yield _Image("street_view", image_id, number, view.image, quality, facts, columns, truth)
-
-
 def _render(
     city: str,
     cell: _Cell,
@@ -339,30 +280,44 @@ def _render(
     acquisition: Acquisition,
 ) -> _Rows:
     world, plane = _world(city, grid_size, seed)
+    name = region_id(city, *cell)
     rows: _Rows = {name: [] for name in (*VIEWS, "captions", "truth")}
-    for one in _images(world, plane, cell, street_views, with_masks, acquisition):
-        rng = np.random.default_rng([world.hash_seed, 31, *cell, one.number])
-        reference = reference_caption(one.facts, one.view)
-        noisy = [write_caption(captioner, one.facts, one.view, rng) for captioner in CAPTIONERS]
+
+    def stored(mask: Image.Image) -> bytes | None:
+        return encode_image(mask, "PNG") if with_masks else None
+
+    def add(
+        view: str,
+        number: int,
+        image: tuple[str, Image.Image, int],
+        facts: list[Fact],
+        columns: dict[str, Any],
+        truth: dict[str, Any],
+    ) -> None:
+        """Add an image (id, pixels, JPEG quality) with its captions."""
+        image_id, pixels, quality = image
+        rng = np.random.default_rng([world.hash_seed, 31, *cell, number])
+        reference = reference_caption(facts, view)
+        noisy = [write_caption(captioner, facts, view, rng) for captioner in CAPTIONERS]
         drawn = noisy[int(rng.integers(len(noisy)))]
         chosen = reference if caption_source == "reference" else drawn
-        encoded = encode_image(one.image, "JPEG", one.quality)
-        rows[one.view].append(
+        encoded = encode_image(pixels, "JPEG", quality)
+        rows[view].append(
             {
-                "image": {"bytes": encoded, "path": f"{one.image_id}.jpg"},
-                "image_id": one.image_id,
-                "region_id": region_id(city, *cell),
+                "image": {"bytes": encoded, "path": f"{image_id}.jpg"},
+                "image_id": image_id,
+                "region_id": name,
                 "source": SOURCE,
                 "licence": LICENCE,
                 "redistributable": True,
-                **one.columns,
+                **columns,
                 "caption": chosen.text,
                 "caption_model": chosen.model,
             }
         )
         rows["captions"] += [
             {
-                "image_id": one.image_id,
+                "image_id": image_id,
                 "model": caption.model,
                 "prompt_version": PROMPT,
                 "stage": "reference" if caption is reference else "generate",
@@ -374,13 +329,27 @@ def _render(
         errors = [(one.model, _words(one.hallucinated), _words(one.omitted)) for one in noisy]
         rows["truth"].append(
             {
-                "image_id": one.image_id,
-                "facts": _words(one.facts),
-                "statements": [asdict(fact) for fact in one.facts],
+                "image_id": image_id,
+                "facts": _words(facts),
+                "statements": [asdict(fact) for fact in facts],
                 "captions": [dict(zip(_ERRORS.names, error, strict=True)) for error in errors],
-                **one.truth,
+                **truth,
             }
         )
+
+    tile = render_tile(world, *cell, acquisition)
+    image = f"{name}_sat", tile.image, JPEG_QUALITY
+    columns: dict[str, Any] = {"ground_resolution_m": 1000 * CELL_KM / TILE_PX}
+    truth: dict[str, Any] = {"objects": "[]", "cover": stored(tile.cover)}
+    add("satellite", TILE_NUMBER, image, satellite_facts(tile), columns, truth)
+    for number in range(street_views):
+        view = render_street_view(world, *cell, number, acquisition)
+        image = f"{name}_sv{number}", view.image, view.shot.quality if view.shot else JPEG_QUALITY
+        lon, lat = plane.degrees(view.x_km, view.y_km)
+        columns = {"lon": float(lon), "lat": float(lat), "heading": view.heading}
+        objects = json.dumps([asdict(item) for item in view.objects])
+        truth = {"objects": objects, "mask": stored(view.mask)}
+        add("street_view", number, image, street_view_facts(view), columns, truth)
     return rows
 
 

@@ -30,16 +30,11 @@ REFERENCE = "synthetic-reference"
 
 @dataclass(frozen=True)
 class Fact:
-    """Fact about an image, true or hallucinated.
+    """Fact about an image, true or hallucinated."""
 
-    Attributes:
-        key: Subject ("tree", "river", "storeys"...).
-        value: Statement about the subject; different values for the same key contradict.
-        weight: Share of the image covered by the subject, 0 to 1; large objects are seldom omitted.
-    """
-
-    key: str
-    value: str
+    key: str  # subject ("tree", "river", "storeys"...)
+    value: str  # statement about the subject; different values for the same key contradict
+    # share of the image covered by the subject, 0 to 1; large objects are seldom omitted
     weight: float = 0.5
 
 
@@ -55,25 +50,15 @@ class Caption:
 
 @dataclass(frozen=True)
 class Captioner:
-    """Simulated captioning model.
+    """Simulated captioning model."""
 
-    Attributes:
-        name: Name in the column `model`.
-        omission: Probability of omitting a fact of weight 0.5; see `omission_chance`.
-        hallucination: Expected share of hallucinated facts among the stated facts.
-        words: Synonyms that replace the default words.
-        opening: Text before the first fact.
-        joints: Beginnings of the sentences.
-        closing: Text after the last fact.
-    """
-
-    name: str
-    omission: float
-    hallucination: float
-    words: Mapping[str, str]
-    opening: str
-    joints: tuple[str, ...]
-    closing: str
+    name: str  # name in the column `model`
+    omission: float  # probability of omitting a fact of weight 0.5; see `omission_chance`
+    hallucination: float  # expected share of hallucinated facts among the stated facts
+    words: Mapping[str, str]  # synonyms that replace the default words
+    opening: str  # text before the first fact
+    joints: tuple[str, ...]  # beginnings of the sentences
+    closing: str  # text after the last fact
 
 
 OPENINGS = {
@@ -284,14 +269,7 @@ def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
 def write_caption(
     captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator
 ) -> Caption:
-    """Simulate a captioner's caption of an image.
-
-    Args:
-        captioner: Simulated captioner.
-        facts: True facts about the image.
-        view: "street_view" or "satellite".
-        rng: Random generator of omissions and hallucinations.
-    """
+    """Simulate a captioner's caption of an image with these true facts."""
     left_out = rng.uniform(size=len(facts)) < [omission_chance(captioner, one) for one in facts]
     told = [fact for fact, out in zip(facts, left_out, strict=True) if not out]
     omitted = tuple(fact for fact, out in zip(facts, left_out, strict=True) if out)
@@ -335,21 +313,15 @@ def _write(captioner: Captioner, facts: Sequence[Fact], view: str, first_detail:
     joints = captioner.joints
     told = [f"{joints[i % len(joints)]} {phrase(fact, view)}." for i, fact in enumerate(facts)]
     sentences = [captioner.opening, *told, captioner.closing]
-    _pad(sentences, len(facts), first_detail)
-    return reword(" ".join(part for part in sentences if part), captioner)
-
-
-def _pad(sentences: list[str], num_facts: int, first_detail: int) -> None:
-    """Append generic details to the sentences until there are `MIN_WORDS` words."""
-    missing = MIN_WORDS - sum(len(part.split()) for part in sentences)
-    turn = 0
-    while missing > 0 and num_facts > 0:
-        index = 1 + turn % num_facts
+    # append generic details until there are `MIN_WORDS` words
+    missing, turn = MIN_WORDS - sum(len(part.split()) for part in sentences), 0
+    while missing > 0 and told:
+        index = 1 + turn % len(told)
         # shift by one per round, so that no sentence repeats a detail
-        detail = DETAILS[(first_detail + turn + turn // num_facts) % len(DETAILS)]
+        detail = DETAILS[(first_detail + turn + turn // len(told)) % len(DETAILS)]
         sentences[index] = f"{sentences[index].removesuffix('.')}, {detail}."
-        missing -= len(detail.split())
-        turn += 1
+        missing, turn = missing - len(detail.split()), turn + 1
+    return reword(" ".join(part for part in sentences if part), captioner)
 
 
 def reword(text: str, captioner: Captioner) -> str:

@@ -20,29 +20,18 @@ OWN_ROOFS = 0.3  # share of roofs that differ from those of the block, unless ro
 
 @dataclass(frozen=True)
 class Land:
-    """Blocks of a tile, and the block of each pixel.
-
-    Attributes:
-        world: City.
-        style: Palette on the day of the image.
-        streets: Position of each pixel in the street network, arrays of `(pixels,)`.
-        block: Index of each pixel's block, `(pixels,)`.
-        column: Column of each block in the street network, `(blocks,)`.
-        row: Row of each block in the street network, `(blocks,)`.
-        kind: `Kind` of each block, `(blocks,)`.
-        open: Whether a block is a field or large park with no streets except avenues, `(blocks,)`.
-        latents: Latents at the centre of each block, arrays of `(blocks,)`.
-    """
+    """Blocks of a tile, and the block of each pixel."""
 
     world: World
-    style: Style
-    streets: Blocks
-    block: Ints
-    column: Ints
-    row: Ints
-    kind: Ints
+    style: Style  # palette on the day of the image
+    streets: Blocks  # position of each pixel in the street network, arrays of `(pixels,)`
+    block: Ints  # index of each pixel's block, `(pixels,)`
+    column: Ints  # column of each block in the street network, `(blocks,)`
+    row: Ints  # row of each block in the street network, `(blocks,)`
+    kind: Ints  # `Kind` of each block, `(blocks,)`
+    # whether a block is a field or large park with no streets except avenues, `(blocks,)`
     open: Bools
-    latents: Latents
+    latents: Latents  # latents at the centre of each block, arrays of `(blocks,)`
 
 
 class Canvas:
@@ -61,17 +50,10 @@ class Canvas:
 
 
 class Part:
-    """Pixels of all blocks of one kind in a tile.
+    """Pixels of all blocks of one kind in a tile: their indices, `(n,)`.
 
-    Attributes:
-        kind: Kind of the blocks.
-        canvas: Canvas of the tile.
-        pixels: Indices of the pixels, `(n,)`.
-        x_m: Distance from the block's border along the first street direction in metres, `(n,)`.
-        y_m: Distance from the block's border along the second street direction in metres, `(n,)`.
-        width_m: Side of the pixel's block along the first direction in metres, `(n,)`.
-        depth_m: Side of the pixel's block along the second direction in metres, `(n,)`, at the
-            centre of the block.
+    `x_m` and `y_m` are their distances from the block's border along the street directions, and
+    `width_m` and `depth_m` the sides of their block, at its centre.
     """
 
     def __init__(self, land: Land, kind: int, canvas: Canvas):
@@ -102,9 +84,8 @@ class Part:
     def cells(self, width_m: float, depth_m: float, salt: int) -> tuple[Floats, Floats, Floats]:
         """Divide the blocks into cells of approximately the given size.
 
-        Returns:
-            Offsets in metres from the centre of each pixel's cell in both directions, and a random
-            number of the cell in [0, 1).
+        Returns the offsets in metres from the centre of each pixel's cell, and a random number of
+        the cell in [0, 1).
         """
         counts, offsets, indices = [], [], []
         for place, side, wanted in (

@@ -30,19 +30,12 @@ MARKS = {"trees": 0x10, "building": 0x20, "pools": 0x40, "tanks": 0x80}
 
 
 class _Frame(NamedTuple):
-    """Pixel grid of a tile with a margin toward the sun, from which shadows are cast.
+    """Pixel grid of a tile with a margin toward the sun, from which shadows are cast."""
 
-    Attributes:
-        east: Eastward component of a step toward the sun: -1, 0 or 1.
-        south: Southward component of a step toward the sun: -1, 0 or 1.
-        slope: Building height in metres per metre of shadow, measured along one axis.
-        margin: Width of the margin in pixels.
-    """
-
-    east: int = 1
-    south: int = 1
-    slope: float = 1.25
-    margin: int = 24
+    east: int = 1  # eastward component of a step toward the sun: -1, 0 or 1
+    south: int = 1  # southward component of a step toward the sun: -1, 0 or 1
+    slope: float = 1.25  # building height in metres per metre of shadow, measured along one axis
+    margin: int = 24  # width of the margin in pixels
 
     @classmethod
     def of(cls, overpass: Overpass) -> "_Frame":
@@ -70,32 +63,19 @@ class _Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class Tile:
-    """Rendered tile with its ground truth.
+    """Rendered tile with its ground truth."""
 
-    Attributes:
-        image: RGB image of `TILE_PX` x `TILE_PX` pixels, north up.
-        shares: Share of the area per class of `COVERS`, and of `trees` and `building`.
-        counts: Approximate number of `pools` and `tanks`.
-        cover: Class of each pixel: index into `COVERS`, plus `MARKS`.
-    """
-
-    image: Image.Image
+    image: Image.Image  # RGB image of `TILE_PX` x `TILE_PX` pixels, north up
+    # share of the area per class of `COVERS`, and of `trees` and `building`
     shares: dict[str, float]
-    counts: dict[str, int]
-    cover: Image.Image
+    counts: dict[str, int]  # approximate number of `pools` and `tanks`
+    cover: Image.Image  # class of each pixel: index into `COVERS`, plus `MARKS`
 
 
 def render_tile(
     world: World, column: float, row: float, acquisition: Acquisition = "plain"
 ) -> Tile:
-    """Render the tile of a region.
-
-    Args:
-        world: City.
-        column: Column of the region, from the west; fractional for a tile between two regions.
-        row: Row of the region, from the south.
-        acquisition: "realistic" for varying sun, season, haze, sensor and roofs, or "plain".
-    """
+    """Render the tile of a region; column and row may be fractional, between two regions."""
     frame, style, overpass = _Frame(), world.style, None
     if acquisition == "realistic":
         overpass = draw_overpass(world, column, row)

@@ -49,25 +49,15 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Properties of a street view.
-
-    Attributes:
-        world: City.
-        latents: Latents at the camera, by name.
-        kinds: Kinds of the blocks on the left and on the right.
-        season: "spring", "summer", "autumn" or "winter".
-        sky: Key of `SKY_COLOURS`.
-        road: "avenue" or "street".
-        rng: Random generator of everything not determined by the latents.
-    """
+    """Properties of a street view."""
 
     world: World
-    latents: dict[str, float]
-    kinds: tuple[Kind, Kind]
-    season: str
-    sky: str
-    road: str
-    rng: np.random.Generator
+    latents: dict[str, float]  # latents at the camera, by name
+    kinds: tuple[Kind, Kind]  # kinds of the blocks on the left and on the right
+    season: str  # "spring", "summer", "autumn" or "winter"
+    sky: str  # key of `SKY_COLOURS`
+    road: str  # "avenue" or "street"
+    rng: np.random.Generator  # random generator of everything not determined by the latents
 
     @property
     def road_m(self) -> float:
@@ -121,16 +111,10 @@ class Paint(NamedTuple):
 
 @dataclass
 class Canvas:
-    """Image and mask in metric coordinates: x right of the camera, y above ground, z ahead.
+    """Image and mask in metric coordinates: x right of the camera, y above ground, z ahead."""
 
-    Attributes:
-        sky: Key of `SKY_COLOURS`, whose horizon colour is that of the haze.
-        visibility_km: Visual range; by default a fixed haze of about 0.5 km.
-        objects: Objects listed so far.
-    """
-
-    sky: str
-    visibility_km: float | None = None
+    sky: str  # key of `SKY_COLOURS`, whose horizon colour is that of the haze
+    visibility_km: float | None = None  # by default a fixed haze of about 0.5 km
     objects: list[SceneObject] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -167,14 +151,7 @@ class Canvas:
         self._fill("ellipse", box, paint, z)
 
     def note(self, name: str, attribute: str, place: Pair, size: Pair) -> None:
-        """List an object if its box in the image is large enough.
-
-        Args:
-            name: Key of `OBJECT_CLASSES`.
-            attribute: Adjective.
-            place: Position (x, z) in metres.
-            size: Width and height in metres.
-        """
+        """List an object at (x, z) of a width and height in metres, unless it is too small."""
         (x, z), (width, height) = place, size
         left, top = _project(x - width / 2, height, z)
         right, bottom = _project(x + width / 2, 0, z)

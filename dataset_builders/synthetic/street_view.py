@@ -36,45 +36,24 @@ SENSOR_NOISE = 3.0
 
 @dataclass(frozen=True)
 class StreetView:
-    """Rendered street view with its ground truth.
+    """Rendered street view with its ground truth."""
 
-    Attributes:
-        image: RGB image of `WIDTH` x `HEIGHT` pixels.
-        mask: Segmentation mask of the same size, index into `CLASSES`.
-        objects: Visible objects, roughly from far to near.
-        scene: Season, sky and surroundings.
-        storeys: Mean number of storeys of the buildings; 0 without buildings.
-        near_river: Whether a river is close by.
-        x_km: Eastward coordinate of the camera.
-        y_km: Northward coordinate of the camera.
-        heading: Direction of the camera in degrees clockwise from north.
-        shot: Light, weather and camera; None for plain acquisition.
-    """
-
-    image: Image.Image
-    mask: Image.Image
-    objects: list[SceneObject]
-    scene: Scene
-    storeys: float
-    near_river: bool
-    x_km: float
-    y_km: float
-    heading: float
-    shot: Shot | None
+    image: Image.Image  # RGB image of `WIDTH` x `HEIGHT` pixels
+    mask: Image.Image  # segmentation mask of the same size, index into `CLASSES`
+    objects: list[SceneObject]  # visible objects, roughly from far to near
+    scene: Scene  # season, sky and surroundings
+    storeys: float  # mean number of storeys of the buildings; 0 without buildings
+    near_river: bool  # whether a river is close by
+    x_km: float  # eastward coordinate of the camera
+    y_km: float  # northward coordinate of the camera
+    heading: float  # direction of the camera in degrees clockwise from north
+    shot: Shot | None  # light, weather and camera; None for plain acquisition
 
 
 def render_street_view(
     world: World, column: int, row: int, view: int, acquisition: Acquisition = "plain"
 ) -> StreetView:
-    """Render a street view of a region.
-
-    Args:
-        world: City.
-        column: Column of the region, from the west.
-        row: Row of the region, from the south.
-        view: Index of the view in the region.
-        acquisition: "realistic" for varying light, weather and camera, or "plain".
-    """
+    """Render a street view of a region by its number."""
     rng = np.random.default_rng([world.hash_seed, column, row, view])
     # the first candidate on land, or the first candidate if all are in water
     places = (np.array([column, row]) + rng.uniform(0.08, 0.92, size=(12, 2))) * CELL_KM

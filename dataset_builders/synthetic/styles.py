@@ -11,49 +11,28 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Style:
-    """Appearance and location of a city.
+    """Appearance and location of a city."""
 
-    Attributes:
-        name: City name in the configs.
-        lon: Longitude of the centre (EPSG:4326), in open sea or steppe.
-        lat: Latitude of the centre (EPSG:4326).
-        streets: Pattern of the street network.
-        block_km: Side of a block of buildings.
-        spread: Radius of the city as a share of the grid's side.
-        height: Factor on the number of storeys.
-        sea: Whether there is open water in the south.
-        roofs: Colours of pitched roofs.
-        flat_roofs: Colours of flat roofs.
-        facades: Colours of facades by increasing wealth.
-        grass: Colour of grass in summer.
-        soil: Colour of bare soil.
-        crop: Colour of ripe crops.
-        trees: Factor on the number of trees in satellite tiles.
-        industry: Offset of the latent industry.
-        crowns: Dark and light colour of tree crowns in satellite tiles.
-        crown_cover: Opacity of tree crowns in satellite tiles.
-        roofs_by_wealth: Whether roofs are lighter in wealthy areas.
-    """
-
-    name: str
-    lon: float
-    lat: float
-    streets: Literal["grid", "radial", "organic"]
-    block_km: float
-    spread: float
-    height: float
-    sea: bool
-    roofs: tuple[Colour, ...]
-    flat_roofs: tuple[Colour, ...]
-    facades: tuple[Colour, ...]
-    grass: Colour
-    soil: Colour
-    crop: Colour
-    trees: float
-    industry: float
+    name: str  # city name in the configs
+    lon: float  # longitude of the centre (EPSG:4326), in open sea or steppe
+    lat: float  # latitude of the centre (EPSG:4326)
+    streets: Literal["grid", "radial", "organic"]  # pattern of the street network
+    block_km: float  # side of a block of buildings
+    spread: float  # radius of the city as a share of the grid's side
+    height: float  # factor on the number of storeys
+    sea: bool  # whether there is open water in the south
+    roofs: tuple[Colour, ...]  # colours of pitched roofs
+    flat_roofs: tuple[Colour, ...]  # colours of flat roofs
+    facades: tuple[Colour, ...]  # colours of facades by increasing wealth
+    grass: Colour  # colour of grass in summer
+    soil: Colour  # colour of bare soil
+    crop: Colour  # colour of ripe crops
+    trees: float  # factor on the number of trees in satellite tiles
+    industry: float  # offset of the latent industry
+    # dark and light colour of tree crowns in satellite tiles
     crowns: tuple[Colour, Colour] = ((38, 68, 38), (52, 88, 46))
-    crown_cover: float = 1.0
-    roofs_by_wealth: bool = True
+    crown_cover: float = 1.0  # opacity of tree crowns in satellite tiles
+    roofs_by_wealth: bool = True  # whether roofs are lighter in wealthy areas
 
 
 _CITIES = (
@@ -95,11 +74,7 @@ STYLES = {style.name: style for style in _CITIES}
 
 
 def parse_city(city: str) -> tuple[Style, int | None]:
-    """Style and seed of a city name: "harborview" has no seed, "harborview-7" has seed 7.
-
-    Raises:
-        DatasetError: The style is unknown, or the seed is not a number.
-    """
+    """Style and seed of a city name: "harborview" has no seed, "harborview-7" has seed 7."""
     style, dash, seed = city.partition("-")
     if style not in STYLES or (dash and not re.fullmatch("[0-9]+", seed)):
         raise DatasetError(

@@ -10,8 +10,8 @@ import pandas as pd
 import shapely
 
 from dataset_builders.assignment import assign_points
+from dataset_builders.boundaries import read_layer
 from dataset_builders.errors import DatasetError, SourceError
-from dataset_builders.layers import read_layer
 from dataset_builders.regions import h3_regions, polygon_regions, square_grid
 from pipelines.common.errors import InputError
 

@@ -24,42 +24,29 @@ ZONES = frame(
 )
 
 
-def test_an_amount_is_shared_out_by_area():
+def test_amounts_are_divided_and_measurements_averaged_by_area():
     """A quarter of the first zone and half of the second; the third region lies outside."""
-    regions = frame(
-        [
-            shapely.box(750, 0, 1000, 1000),
-            shapely.box(750, 0, 2000, 1000),
-            shapely.box(5000, 0, 6000, 1000),
-        ]
-    )
+    bounds = [(750, 1000), (750, 2000), (5000, 6000)]
+    regions = frame([shapely.box(west, 0, east, 1000) for west, east in bounds])
     found = allocate(ZONES, regions, "people", "count")
-    assert found["value"].tolist()[:2] == pytest.approx([25, 25 + 300])
-    assert np.isnan(found["value"][2])
+    assert found["value"].tolist() == pytest.approx([25, 25 + 300, np.nan], nan_ok=True)
     assert found["coverage"].tolist() == pytest.approx([1, 1, 0])
+    # a fifth of the second region lies in the first zone
+    assert allocate(ZONES, regions, "income", "intensity")["value"][1] == pytest.approx(34)
 
 
-def test_a_measurement_is_averaged_by_area():
-    """A fifth of the region lies in the first zone: 10 / 5 + 40 * 4 / 5."""
-    regions = frame([shapely.box(750, 0, 2000, 1000)])
-    found = allocate(ZONES, regions, "income", "intensity")
-    assert found["value"][0] == pytest.approx(34)
-
-
-def test_a_region_is_known_as_far_as_the_layer_is():
+def test_coverage_is_the_share_with_a_value():
     layer = ZONES.assign(people=[100.0, None])
     regions = frame([shapely.box(500, 0, 1500, 1000), shapely.box(0, -1000, 1000, 1000)])
     found = allocate(layer, regions, "people", "count")
     assert found["value"].tolist() == pytest.approx([50, 100])
     assert found["coverage"].tolist() == pytest.approx([0.5, 0.5])
     assert allocate(layer, regions, "people", "count", min_coverage=0.6)["value"].isna().all()
-    mean = allocate(layer, regions, "income", "intensity")
-    assert mean["value"].tolist() == pytest.approx([25, 10])
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6))
-def test_amounts_are_preserved_where_regions_cover_the_layer(seed):
+def test_totals_are_preserved(seed):
     """For any two partitions of an area, also in another CRS."""
     rng = np.random.default_rng(seed)
     area = shapely.box(116.0, 39.5, 116.5, 40.0)
@@ -78,27 +65,12 @@ def test_amounts_are_preserved_where_regions_cover_the_layer(seed):
     assert mean.between(layer["people"].min() - 1e-9, layer["people"].max() + 1e-9).all()
 
 
-def test_a_grid_across_the_antimeridian():
-    grid = frame([shapely.box(179, -18, 180, -17), shapely.box(-180, -18, -179, -17)], "EPSG:4326")
-    region = frame([shapely.box(179.5, -18, 180.5, -17)], "EPSG:4326")
-    found = allocate(grid.assign(people=[10.0, 30.0]), region, "people", "count")
-    assert found["value"][0] == pytest.approx(20)
-    assert found["coverage"][0] == pytest.approx(1)
-
-
-def test_a_layer_is_read_from_a_geopackage(tmp_path):
+def test_reads_a_geopackage(tmp_path):
     ZONES.to_file(tmp_path / "grid.gpkg")
-    regions = ZONES.iloc[[1]]
-    found = allocate(tmp_path / "grid.gpkg", regions, "people", "count")
+    found = allocate(tmp_path / "grid.gpkg", ZONES.iloc[[1]], "people", "count")
     assert found["value"].to_dict() == {1: pytest.approx(600)}
     with pytest.raises(SourceError, match="no layer of polygons at"):
-        allocate(tmp_path / "none.gpkg", regions, "people", "count")
-    (tmp_path / "page.gpkg").write_text("<html/>")
-    with pytest.raises(SourceError, match="not a layer of polygons that geopandas can read"):
-        allocate(tmp_path / "page.gpkg", regions, "people", "count")
-
-
-BOWTIE = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
+        allocate(tmp_path / "none.gpkg", ZONES, "people", "count")
 
 
 @pytest.mark.parametrize(
@@ -108,18 +80,11 @@ BOWTIE = shapely.Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
         (ZONES.assign(people="many"), {}, SourceError, "'many', which is not a number"),
         (ZONES.assign(people=[1, -5]), {}, DatasetError, r"negative amounts in 'people', down to"),
         (ZONES.set_crs(None, allow_override=True), {}, DatasetError, "no CRS"),
-        (ZONES.set_geometry([BOWTIE, BOWTIE]), {}, DatasetError, "are not valid"),
         (ZONES.iloc[[0, 0, 1]], {}, DatasetError, "lie on overlapping polygons of the layer"),
-        (
-            ZONES.translate(1e5).to_frame("geometry").assign(people=1.0),
-            {},
-            DatasetError,
-            "intersects",
-        ),
-        (ZONES, {"kind": "sum"}, DatasetError, "kind of a layer is one of"),
+        (ZONES.set_geometry(ZONES.translate(1e5)), {}, DatasetError, "intersects"),
     ],
 )
-def test_layers_that_cannot_be_allocated(layer, options, error, message):
+def test_rejects_invalid_layers(layer, options, error, message):
     regions = frame([shapely.box(100, 100, 900, 900)])
     with pytest.raises(error, match=message):
         allocate(layer, regions, **{"column": "people", "kind": "count"} | options)

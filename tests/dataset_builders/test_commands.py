@@ -5,7 +5,8 @@ import os
 import resource
 import signal
 import sqlite3
-from concurrent.futures.process import BrokenProcessPool
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from dataset_builders.commands import run_command
 from dataset_builders.errors import MissingExtraError
 from dataset_builders.files import append, atomic_path
-from tests.processes import run_python
+from tests.processes import ROOT
 
 RESUME = "then rerun the command to resume."
 
@@ -39,34 +40,23 @@ def system_error(number, path="/some/file"):
     ("error", "code", "said"),
     [
         (system_error(errno.ENOSPC), 1, "No space left on device: /some/file. Free some space"),
-        (system_error(errno.EROFS), 1, "Read-only file system: /some/file. Make it"),
         (system_error(errno.EACCES), 1, "Permission denied: /some/file"),
-        (system_error(errno.EMFILE), 1, "ulimit -n"),
         (system_error(errno.ECONNRESET), 1, "Check the network"),
-        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 1, "Check the network"),
         (system_error(errno.ENOENT), 2, "/some/file"),
         (sqlite3.OperationalError("database or disk is full"), 1, "Free some space"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "Free some space"),
         (MemoryError(), 1, "MemoryError. There is not enough memory: use fewer workers"),
-        (BrokenProcessPool("A process was terminated abruptly."), 1, "abruptly. There is not"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, "memory"),
         (MissingExtraError("h3", "geo"), 2, r'pip install -e ".[geo]"'),
         (KeyboardInterrupt(), 130, "Rerun the command to resume."),
     ],
 )
-def test_an_error_that_a_user_can_act_on_is_one_line(error, code, said, capsys):
+def test_user_errors_are_one_line(error, code, said, capsys):
     found, line = ended(error, capsys)
     assert found == code
     assert said in line
     assert line.endswith(RESUME) == (code == 1)
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(capsys):
-    with pytest.raises(KeyError):
-        ended(KeyError("name"), capsys)
-
-
-def test_a_full_disk_leaves_files_as_they_were(tmp_path, capsys):
+def test_full_disk_leaves_files_unchanged(tmp_path, capsys):
     rows, table = tmp_path / "rows.jsonl", tmp_path / "table.npy"
     rows.write_bytes(b'{"a": 1}\n')
     table.write_bytes(b"old")
@@ -92,7 +82,7 @@ def test_a_full_disk_leaves_files_as_they_were(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "table.npy"]
 
 
-def test_output_that_nobody_reads_ends_a_command_silently(tmp_path):
+def test_closed_output_ends_a_command_silently():
     code = (
         "import os, sys\n"
         "from dataset_builders.commands import run_command\n"
@@ -100,5 +90,5 @@ def test_output_that_nobody_reads_ends_a_command_silently(tmp_path):
         "os.dup2(writer, 1); os.close(reader)\n"
         "sys.exit(run_command(lambda: print('line\\n' * 10_000)))"
     )
-    done = run_python("-c", code)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")

@@ -7,13 +7,15 @@ from functools import cache
 
 import numpy as np
 import pytest
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import cross_val_score
-from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from dataset_builders.synthetic import labels
+from dataset_builders.synthetic.acquisition import (
+    LOWEST_SUN,
+    SCENE_KM2,
+    Overpass,
+    develop,
+    draw_overpass,
+)
 from dataset_builders.synthetic.captioners import (
     CAPTIONERS,
     MAX_WORDS,
@@ -30,28 +32,23 @@ from dataset_builders.synthetic.satellite import render_tile
 from dataset_builders.synthetic.scene import CLASS_INDEX, OBJECT_CLASSES
 from dataset_builders.synthetic.street_view import render_street_view
 from dataset_builders.synthetic.styles import STYLES
-from dataset_builders.synthetic.world import LATENTS, SmoothField, World, hash_uniform
+from dataset_builders.synthetic.world import LATENTS, SmoothField, World
 from pipelines.common.tokenizer import clip_tokenizer
 
 CITIES = sorted(STYLES)
 CONTEXT_OF_CLIP = 77
 RANGES = {  # per square kilometre
-    "population": (0, 60_000),
-    "gdp": (1, 20_000),
-    "night_light": (0.2, 150),
-    "comments": (0, 40_000),
-    "carbon": (50, 150_000),
-    "crime": (0, 1_000),
-    "poi": (0, 3_000),
-}
+    "population": (0, 60_000), "gdp": (1, 20_000), "night_light": (0.2, 150),
+    "comments": (0, 40_000), "carbon": (50, 150_000), "crime": (0, 1_000), "poi": (0, 3_000),
+}  # fmt: skip
 
 
 @cache
 def _facts() -> list[tuple[str, tuple]]:
     """View and facts of each image of a small city."""
-    world = World("harborview", 5, 1)
+    world = World("harborview", 4, 1)
     found = []
-    for column, row in itertools.product(range(5), repeat=2):
+    for column, row in itertools.product(range(4), repeat=2):
         found.append(("satellite", tuple(satellite_facts(render_tile(world, column, row)))))
         for view in range(2):
             scene = render_street_view(world, column, row, view)
@@ -59,196 +56,198 @@ def _facts() -> list[tuple[str, tuple]]:
     return found
 
 
-def _morans_i(field: np.ndarray) -> float:
-    centred = field - field.mean()
-    products = [(centred[1:] * centred[:-1]).ravel(), (centred[:, 1:] * centred[:, :-1]).ravel()]
-    return float(np.concatenate(products).mean() / (centred**2).mean())
-
-
-# ---- fields and labels ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("city", CITIES)
-@pytest.mark.parametrize("name", LATENTS)
-def test_latents_are_spatially_autocorrelated(city, name):
-    assert _morans_i(World(city, 20).region_latents[name]) > 0.5
+def test_latents_are_autocorrelated_and_labels_plausible(city):
+    world = World(city, 16)
+    for name in LATENTS:
+        centred = world.region_latents[name] - world.region_latents[name].mean()
+        assert (centred[1:] * centred[:-1]).mean() > 0.4 * (centred**2).mean(), name
+    for name, values in labels.indicators(world).items():
+        low, high = RANGES[name]
+        assert low <= values.min() < values.max() <= high, name
+        assert np.quantile(values, 0.95) > 2 * np.quantile(values, 0.2), name
 
 
-def test_smooth_field_has_its_variance_and_its_length():
+def test_smooth_field_has_its_variance_and_correlation_length():
     rng = np.random.default_rng(0)
     steps = np.arange(0, 60, 0.5)
     fields = [SmoothField(rng, 2.0)(steps[None, :], steps[:, None]) for _ in range(12)]
     assert np.mean([field.var() for field in fields]) == pytest.approx(1, abs=0.15)
     lag = np.mean([np.mean(field[:, 4:] * field[:, :-4]) for field in fields])
     assert lag == pytest.approx(math.exp(-0.5), abs=0.12)  # at a lag of one correlation length
-
-
-def test_open_grid_equals_single_points():
-    field = SmoothField(np.random.default_rng(0), 1.5)
+    field = SmoothField(rng, 1.5)
     x, y = np.linspace(0, 9, 7), np.linspace(3, 8, 5)
     grid = field(x[None, :], y[:, None])
     np.testing.assert_allclose(grid, field(*np.meshgrid(x, y)), atol=1e-5)
 
 
-def test_hash_is_uniform_and_depends_on_every_key():
-    values = hash_uniform(7, np.arange(200)[:, None], np.arange(200))
-    assert values.min() >= 0
-    assert values.max() < 1
-    assert np.histogram(values, 10, (0, 1))[0] == pytest.approx(4000, rel=0.1)
-    assert np.abs(np.corrcoef(values[:-1].ravel(), values[1:].ravel())[0, 1]) < 0.02
-    assert hash_uniform(7, 3, 4) != hash_uniform(7, 4, 3)
-
-
-@pytest.mark.parametrize("city", CITIES)
-def test_labels_lie_in_plausible_ranges_and_vary(city):
-    for name, values in labels.indicators(World(city, 16)).items():
-        low, high = RANGES[name]
-        assert low <= values.min(), name
-        assert values.max() <= high, name
-        assert np.quantile(values, 0.95) > 2 * np.quantile(values, 0.2), name
-
-
-def test_labels_are_not_linear_in_the_latents():
-    world = World("harborview", 30)
-    latents = np.stack([world.region_latents[name].ravel() for name in LATENTS], axis=1)
-    linear = make_pipeline(StandardScaler(), RidgeCV())
-    curved = make_pipeline(StandardScaler(), PolynomialFeatures(3), RidgeCV(np.logspace(-3, 3, 7)))
-    near = make_pipeline(StandardScaler(), KNeighborsRegressor(8, weights="distance"))
-    gains = []
-    for values in labels.indicators(world).values():
-        target = np.log1p(values.ravel())
-        scores = [cross_val_score(m, latents, target, cv=5).mean() for m in (linear, curved, near)]
-        gains.append(max(scores[1:]) - scores[0])
-    assert np.median(gains) > 0.03
-
-
-@pytest.mark.parametrize("name", ["gdp", "night_light", "carbon", "population"])
-def test_noise_of_labels_is_the_declared_one(monkeypatch, name):
+def test_labels_have_the_declared_noise(monkeypatch):
     world = World("ironford", 30)
-    noisy, declared = labels.indicators(world)[name], labels.NOISE[name]
-    monkeypatch.setitem(labels.NOISE, name, 0.0)
-    expected = labels.indicators(world)[name]
-    enough = expected > 500 if name == "population" else expected > 0  # little Poisson noise
-    ratio = np.log(noisy[enough] / expected[enough])
-    assert ratio.std() == pytest.approx(declared, rel=0.12)
-    assert np.exp(ratio).mean() == pytest.approx(1, abs=0.03)
+    noisy, noise = labels.indicators(world), labels.NOISE
+    monkeypatch.setattr(labels, "NOISE", dict.fromkeys(noise, 0.0))
+    for name, expected in labels.indicators(world).items():
+        if name in ("comments", "crime", "poi"):  # Poisson noise dominates
+            continue
+        enough = expected > 500 if name == "population" else expected > 0
+        ratio = np.log(noisy[name][enough] / expected[enough])
+        assert ratio.std() == pytest.approx(noise[name], rel=0.12), name
+        assert np.exp(ratio).mean() == pytest.approx(1, abs=0.03), name
 
 
-# ---- images -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("city", ["harborview", "oldgate", "ironford"])
+def test_neighbouring_tiles_are_seamless(city):
+    def tile(column, row):
+        return np.asarray(render_tile(World(city, 6), column, row).image, np.int64)
+
+    west = tile(2, 3)
+    for half_way, other, axis in ((tile(2.5, 3), tile(3, 3), 1), (tile(2, 2.5), tile(2, 2), 0)):
+        joined = np.concatenate([np.split(west, 2, axis)[1], np.split(other, 2, axis)[0]], axis)
+        same = np.abs(half_way - joined).max(axis=-1) <= 1
+        assert same.mean(axis=1 - axis).min() > 0.97  # edges may differ by float32 rounding
 
 
-@pytest.mark.parametrize("city", CITIES)
-def test_neighbouring_tiles_join_without_a_seam(city):
-    world = World(city, 6)
-    between = np.asarray(render_tile(world, 2.5, 3).image, np.int64)  # halfway between two tiles
-    west, east = (np.asarray(render_tile(world, column, 3).image, np.int64) for column in (2, 3))
-    joined = np.concatenate([west[:, 128:], east[:, :128]], axis=1)
-    same = (np.abs(between - joined).max(axis=-1) <= 1).mean(axis=0)
-    assert same.min() > 0.97  # edges may differ by float32 rounding
-    below = np.asarray(render_tile(world, 2, 2.5).image, np.int64)
-    south = np.asarray(render_tile(world, 2, 2).image, np.int64)
-    joined = np.concatenate([west[128:], south[:128]])
-    assert (np.abs(below - joined).max(axis=-1) <= 1).mean(axis=1).min() > 0.97
-
-
-def test_the_four_cities_differ():
-    tiles = [np.asarray(render_tile(World(city, 6), 3, 3).image, float) for city in CITIES]
-    for one, other in itertools.combinations(tiles, 2):
-        assert np.abs(one - other).mean() > 15
-    means = [World(city, 12).region_latents["industry"].mean() for city in CITIES]
-    assert np.ptp(means) > 0.05
-
-
-def test_shares_of_a_tile_follow_the_latents():
+def test_tiles_follow_the_latents():
     world = World("ironford", 8)
-    cells = list(itertools.product(range(8), range(0, 8, 2)))
+    cells = list(itertools.product(range(8), (1, 5)))
     tiles = [render_tile(world, column, row) for column, row in cells]
     for latent, kinds in (("industry", ("works",)), ("density", ("slabs", "towers"))):
         field = [world.region_latents[latent][row, column] for column, row in cells]
         shares = [sum(tile.shares[kind] for kind in kinds) for tile in tiles]
         assert np.corrcoef(field, shares)[0, 1] > 0.6
-    assert all(0 <= share <= 1 for tile in tiles for share in tile.shares.values())
 
 
-def test_objects_listed_are_in_the_mask_and_the_mask_fits_the_picture():
+def test_listed_objects_are_in_the_mask():
     world = World("harborview", 5, 1)
     seen = set()
-    for column, row in itertools.product(range(5), repeat=2):
-        scene = render_street_view(world, column, row, 0)
+    for cell in itertools.product(range(5), range(0, 5, 2)):
+        scene = render_street_view(world, *cell, 0)
         mask = np.asarray(scene.mask)
         assert mask.shape == np.asarray(scene.image).shape[:2]
         for item in scene.objects:
             left, top, right, bottom = item.box
-            inside = mask[top:bottom, left:right]
-            assert (inside == CLASS_INDEX[OBJECT_CLASSES[item.name]]).any(), item
+            shown = mask[top:bottom, left:right] == CLASS_INDEX[OBJECT_CLASSES[item.name]]
+            assert shown.any(), item
             seen.add(item.name)
-        listed = {OBJECT_CLASSES[item.name] for item in scene.objects}
-        for name in ("vehicle", "building", "sign"):
-            if (mask == CLASS_INDEX[name]).mean() > 0.01:
-                assert name in listed
     assert len(seen) >= 8
 
 
-def test_sky_is_where_the_mask_says_sky():
-    scene = render_street_view(World("oldgate", 5), 2, 2, 0)
-    picture, sky = np.asarray(scene.image, float), np.asarray(scene.mask) == CLASS_INDEX["sky"]
-    road = np.asarray(scene.mask) == CLASS_INDEX["road"]
-    assert picture[sky].mean() > picture[road].mean() + 15
-
-
-# ---- captions ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("view", ["street_view", "satellite"])
-def test_captions_are_long_and_tell_most_facts_after_the_context_of_clip(view):
-    tokenizer = clip_tokenizer()
-    rng = np.random.default_rng(0)
+def test_captions_state_most_facts_beyond_77_tokens(view):
+    tokenizer, rng = clip_tokenizer(), np.random.default_rng(0)
     late, beginnings = [], set()
     of_view = [facts for its_view, facts in _facts() if its_view == view]
-    for facts in of_view:
-        for captioner in CAPTIONERS:
-            caption = write_caption(captioner, facts, view, rng)
-            assert MIN_WORDS <= len(caption.text.split()) <= MAX_WORDS, caption
-            told = (set(facts) - set(caption.omitted)) | set(caption.hallucinated)
-            for fact in told:
-                words = reword(phrase(fact, view), captioner)
-                read = caption.text[: caption.text.index(words) + len(words)]
-                # the end token takes one of the 77 positions
-                late.append(len(tokenizer(read)["input_ids"]) - 1 > CONTEXT_OF_CLIP - 1)
-            beginnings.add(tuple(tokenizer(caption.text)["input_ids"][:CONTEXT_OF_CLIP]))
+    for facts, captioner in itertools.product(of_view, CAPTIONERS):
+        caption = write_caption(captioner, facts, view, rng)
+        assert MIN_WORDS <= len(caption.text.split()) <= MAX_WORDS, caption
+        found = tokenizer(caption.text, return_offsets_mapping=True)
+        # the end token takes one of the 77 positions
+        read = found["offset_mapping"][CONTEXT_OF_CLIP - 2][1]
+        for fact in (set(facts) - set(caption.omitted)) | set(caption.hallucinated):
+            words = reword(phrase(fact, view), captioner)
+            late.append(caption.text.index(words) + len(words) > read)
+        beginnings.add(tuple(found["input_ids"][:CONTEXT_OF_CLIP]))
     assert 0.5 < np.mean(late) < 0.7
     # most captions still differ after truncation to 77 tokens
     assert len(beginnings) > 0.8 * len(of_view) * len(CAPTIONERS)
+    for facts in of_view:
+        reference = reference_caption(facts, view)
+        assert not reference.hallucinated
+        assert len(reference.omitted) <= 1  # only if the caption would exceed 200 words
+        assert reference.text.count("It shows") == len(facts) - len(reference.omitted)
 
 
-def test_the_reference_tells_all_facts_and_nothing_else():
-    for view, facts in _facts():
-        caption = reference_caption(facts, view)
-        assert MIN_WORDS <= len(caption.text.split()) <= MAX_WORDS
-        assert not caption.hallucinated
-        assert len(caption.omitted) <= 1  # only if the caption would exceed 200 words
-        assert caption.text.count("It shows") == len(facts) - len(caption.omitted)
-
-
-@pytest.mark.parametrize(
-    "captioner",
-    [*CAPTIONERS, replace(CAPTIONERS[0], name="half", hallucination=0.5)],
-    ids=lambda one: one.name,
-)
+@pytest.mark.parametrize("captioner", CAPTIONERS, ids=lambda one: one.name)
 def test_captioners_err_at_their_declared_rates(captioner):
     rng = np.random.default_rng(5)
     omitted = expected = variance = invented = true = 0.0
-    for _ in range(8):
-        for view, facts in _facts():
-            caption = write_caption(captioner, facts, view, rng)
-            chances = np.array([omission_chance(captioner, fact) for fact in facts])
-            omitted += len(caption.omitted)
-            expected += chances.sum()
-            variance += (chances * (1 - chances)).sum()
-            invented += len(caption.hallucinated)
-            true += len(facts) - len(caption.omitted)
+    for view, facts in _facts() * 6:
+        caption = write_caption(captioner, facts, view, rng)
+        chances = np.array([omission_chance(captioner, fact) for fact in facts])
+        omitted += len(caption.omitted)
+        expected += chances.sum()
+        variance += (chances * (1 - chances)).sum()
+        invented += len(caption.hallucinated)
+        true += len(facts) - len(caption.omitted)
     # four standard deviations, plus facts dropped at the limit of 200 words
     assert -4 * math.sqrt(variance) <= omitted - expected <= 4 * math.sqrt(variance) + 0.01 * true
     told = invented + true
     error = math.sqrt(captioner.hallucination / told)
     assert invented / told == pytest.approx(captioner.hallucination, abs=4 * error)
+
+
+SIDE = 12
+# means of the tile and of a street view of each region, from a version without acquisition;
+# means, since float32 rounding at edges differs between processors
+PLAIN_MEANS = (
+    (111.3, 136.6), (104.0, 157.0), (115.7, 145.3),
+    (108.8, 126.1), (91.1, 143.7), (103.1, 141.2),
+    (112.9, 131.7), (96.5, 147.1), (109.2, 145.6),
+)  # fmt: skip
+
+
+def _tiles(world: World) -> tuple[list[Overpass], np.ndarray]:
+    """Overpasses of the tiles by column and row, and their parameters."""
+    cells = itertools.product(range(world.grid_size), repeat=2)
+    tiles = [draw_overpass(world, *cell) for cell in cells]
+    rows = []
+    for one in tiles:
+        turn = np.radians([one.day * 360 / 365, one.azimuth])
+        sensor = (one.elevation, np.log(one.aerosol), one.angstrom, *one.gain, one.contrast)
+        rows.append([*np.sin(turn), *np.cos(turn), *sensor])
+    return tiles, np.array(rows)
+
+
+def _strongest(parameters: np.ndarray, targets: np.ndarray) -> float:
+    """Largest correlation between columns, in standard errors under independence."""
+    joint = np.corrcoef(parameters, targets, rowvar=False)
+    between = joint[: parameters.shape[1], parameters.shape[1] :]
+    return float(np.abs(between).max() * np.sqrt(len(parameters)))
+
+
+def test_acquisition_is_independent_of_the_indicators():
+    parameters, targets = [], []
+    for seed, style in itertools.product(range(12), STYLES):
+        world = World(style, SIDE, seed)
+        tiles, rows = _tiles(world)
+        values = np.log1p(np.stack(list(labels.indicators(world).values()), axis=-1))
+        of_city = values.swapaxes(0, 1).reshape(len(tiles), -1)
+        of_city = (of_city - of_city.mean(axis=0)) / of_city.std(axis=0)
+        scene = np.array([one.number for one in tiles])
+        for number in np.unique(scene):
+            parameters.append(rows[scene == number][0])
+            targets.append(of_city[scene == number].mean(axis=0))
+    found, told = np.array(parameters), np.array(targets)
+    # with 77 independent correlations, 4 standard errors are exceeded in 1 of 200 worlds
+    assert _strongest(found, told) < 4
+    leaking = found + 0.3 * found.std(axis=0) * told[:, :1] / told[:, 0].std()
+    assert _strongest(leaking, told) > 4
+
+
+def test_tiles_of_a_scene_share_sun_and_sensor():
+    tiles, rows = _tiles(World("harborview", SIDE, 1))
+    scenes = {(one.number, *row) for one, row in zip(tiles, rows.tolist(), strict=True)}
+    assert len(scenes) == len({one.number for one in tiles})
+    assert len(scenes) == pytest.approx(SIDE**2 / SCENE_KM2, abs=1)  # one may contain no centre
+    assert all(one.elevation >= LOWEST_SUN - 1e-9 for one in tiles)
+    assert len({one.tile_gain for one in tiles}) == len(tiles)
+
+
+def test_haze_fades_blue_most_and_bright_pixels_are_clipped():
+    clear = Overpass(0, 180, 60.0, 180.0, 0.0, 1.2, gain=(1, 1, 1), contrast=1.0)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    assert np.array_equal(develop(pixels, clear), pixels)
+    seen = develop(pixels, replace(clear, elevation=30.0, aerosol=1.0, angstrom=1.4))
+    red, green, blue = seen.std(axis=(0, 1)) / pixels.std(axis=(0, 1))
+    assert 0 < blue < green < red < 1
+    glaring = develop(pixels, replace(clear, gain=(1.3, 1.3, 1.3), contrast=1.15))
+    assert np.all(glaring[pixels > 128] >= pixels[pixels > 128])
+
+
+def test_plain_images_are_unchanged():
+    world = World("harborview", 3)
+    found = [
+        np.asarray(image, float).mean()
+        for cell in itertools.product(range(3), repeat=2)
+        for image in (render_tile(world, *cell).image, render_street_view(world, *cell, 0).image)
+    ]
+    np.testing.assert_allclose(found, np.ravel(PLAIN_MEANS), atol=0.1)
