@@ -47,6 +47,11 @@ def allocate(
     Returns:
         Indexed like `regions`: `value`, NaN where no polygon has a value, and `coverage`, the share
         of the region's area on polygons with a value.
+
+    Raises:
+        SourceError: The layer cannot be read, or has no numeric column of this name.
+        DatasetError: Missing CRS, invalid or overlapping polygons, negative counts, or no overlap
+            with the regions.
     """
     if kind not in get_args(LayerKind):
         raise DatasetError(f"The kind of a layer is one of {get_args(LayerKind)}, got {kind!r}.")

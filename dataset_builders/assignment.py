@@ -37,6 +37,10 @@ def assign_points(
 
     Returns:
         `(n,)` row positions in `regions`; -1 for points outside all regions.
+
+    Raises:
+        DatasetError: The regions are not in EPSG:4326; or most points lie outside, but not in
+            another coordinate system, which is named.
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     if lon.shape != lat.shape or lon.ndim != 1:
@@ -57,7 +61,11 @@ def assign_points(
 
 
 class RegionIndex:
-    """Spatial index of regions, for repeated calls of [`assign_points`]."""
+    """Spatial index of regions, for repeated calls of [`assign_points`].
+
+    Raises:
+        DatasetError: The regions are not in EPSG:4326.
+    """
 
     def __init__(self, regions: gpd.GeoDataFrame):
         if regions.crs is None or not regions.crs.equals("EPSG:4326", ignore_axis_order=True):

@@ -19,7 +19,11 @@ REPAIR_TOLERANCE = 1e-3
 
 
 def read_layer(path: str | Path, what: str = "layer") -> gpd.GeoDataFrame:
-    """Read a GeoPackage, GeoJSON, Shapefile, GeoParquet...; messages name it by `what`.
+    """Read a vector layer.
+
+    Args:
+        path: GeoPackage, GeoJSON, Shapefile, GeoParquet, ...
+        what: Description of the layer, for messages.
 
     Raises:
         SourceError: The file is missing, unreadable or without geometry.

@@ -48,7 +48,11 @@ def clean_caption(text: str | None) -> str | None:
 
 
 def caption_text(text: str | None) -> tuple[str | None, str]:
-    """The clean caption, on one line, and ""; or None and one of [`DROP_REASONS`]."""
+    """Clean a caption, or give the reason for dropping it.
+
+    Returns:
+        The caption on one line and "", or None and one of [`DROP_REASONS`].
+    """
     bare = strip_template(text or "")
     if has_template_token(bare):
         return None, TEMPLATE
@@ -57,9 +61,12 @@ def caption_text(text: str | None) -> tuple[str | None, str]:
 
 
 def plain_text(text: str | None) -> str | None:
-    """Remove control and invisible characters and lone surrogates, and collapse white space.
+    """Remove control and invisible characters, and collapse white space.
 
-    Returns None if nothing is left.
+    Lone surrogates, which UTF-8 cannot encode, are removed.
+
+    Returns:
+        The text, or None if nothing is left.
     """
     return " ".join(visible_text(text or "").split()) or None
 
@@ -99,7 +106,14 @@ def clean_row(table: str, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], st
     """Clean the caption in a dataset row.
 
     In image tables a dropped caption becomes null; in the table of candidates its text is kept,
-    with `kept` false. Returns the row, one of [`DROP_REASONS`] or "", and the dropped text.
+    with `kept` false.
+
+    Args:
+        table: Name of the table.
+        row: Values by column.
+
+    Returns:
+        The row, one of [`DROP_REASONS`] or "", and the dropped text.
     """
     column = "text" if table == "captions" else "caption"
     if not isinstance(text := row.get(column), str):

@@ -50,6 +50,10 @@ def write_card(root: str | Path, kind: str = FILES_KIND) -> Path:
 
     Returns:
         Path of the card.
+
+    Raises:
+        DatasetError: The folder holds no finished dataset.
+        ForeignFileError: README.md was not written by this function, or was edited.
     """
     root = Path(root)
     tables = sorted(list_tables(root), key=lambda pair: (pair[0], TABLES.index(pair[1])))

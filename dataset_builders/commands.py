@@ -14,10 +14,13 @@ INTERRUPTED, OUTPUT_CLOSED = 130, 141  # 128 + signal number, as in shells
 def run_command(work: Callable[[], int | None], prefix: str = "error") -> int:
     """Run a command; print user errors to standard error, without a traceback.
 
+    Args:
+        work: Function that runs the command and returns its exit code, None for 0.
+        prefix: Prefix of the printed line.
+
     Returns:
-        Exit code of `work`, None being 0; 1 for errors of disk, memory or network, where a rerun
-        may succeed; 2 for invalid input, unless the error sets its own; 130 after Ctrl-C; 141 if
-        the output pipe is closed.
+        Exit code: 1 for errors of disk, memory or network, where a rerun may succeed; 2 for invalid
+        input, unless the error sets its own; 130 after Ctrl-C; 141 if the output pipe is closed.
         Other exceptions are bugs and are raised.
     """
     try:

@@ -151,8 +151,15 @@ def tile_corner(x: Any, y: Any, z: Any, scheme: str) -> tuple[Any, Any]:
 def tile_index(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[Any, Any]:
     """Column and row of the tile that contains a point; the inverse of [`tile_corner`].
 
-    Coordinates are in the scheme's own system. A point on an edge belongs to the tile east and
-    north of it ("xyz": south of it).
+    Args:
+        lon: Longitude in the scheme's own system, a number or an array.
+        lat: Latitude likewise.
+        z: Zoom level.
+        scheme: "xyz", "tms" or "baidu".
+
+    Returns:
+        Integers, or integer arrays. A point on an edge belongs to the tile east and north of it
+        ("xyz": south of it).
     """
     x, y = tile_position(lon, lat, z, scheme)
     column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
@@ -172,7 +179,14 @@ def tile_position(lon: Any, lat: Any, z: Any, scheme: str) -> tuple[np.ndarray, 
 
 
 def tile_polygons(x: Any, y: Any, z: Any, scheme: str) -> np.ndarray:
-    """Outlines of tiles in WGS-84, `(n,)` shapely polygons; adjacent tiles share their corners."""
+    """Outlines of tiles in WGS-84, `(n,)` shapely polygons; adjacent tiles share their corners.
+
+    Args:
+        x: `(n,)` columns.
+        y: `(n,)` rows.
+        z: Zoom level.
+        scheme: "xyz", "tms" or "baidu".
+    """
     x, y = np.atleast_1d(x, y)
     east, north = x + 1, y - 1 if scheme == "xyz" else y + 1
     corners = [

@@ -21,10 +21,16 @@ Window = tuple[int, int, int, int]
 def sum_cells(
     band: Band, polygons: NDArray[Any], window: Window, fill: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of a band's values over polygons, and number of cells with a value (`fill`: or not).
+    """Sum of a band's values over polygons, and number of cells with a value.
 
-    Polygons are in the coordinates of `window`; both results, `(n,)`, are weighted by the covered
-    share of each cell.
+    Args:
+        band: Band to read.
+        polygons: `(n,)` polygons in the coordinates of `window`.
+        window: Part of the band to read.
+        fill: Treat cells without a value as 0.
+
+    Returns:
+        `(n,)` sums and `(n,)` numbers of cells, both weighted by the covered share of each cell.
     """
     found = exact_extract(
         _Cells(band, window, fill),
@@ -42,9 +48,15 @@ def sum_cells(
 def covered_cells(
     polygons: NDArray[Any], window: Window
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """For each pair of polygon and cell: their indices, and the covered share of the cell.
+    """Cells that polygons cover, and the covered share of each.
 
-    Polygons are in the coordinates of `window`, whose cells are numbered by row from the top left.
+    Args:
+        polygons: `(n,)` polygons in the coordinates of `window`.
+        window: Extent of the cells.
+
+    Returns:
+        For each pair of polygon and cell: index of the polygon, index of the cell in the window
+        (row-major from the top left), and covered share of the cell.
     """
     found = exact_extract(
         _Empty(window),

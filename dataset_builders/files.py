@@ -52,10 +52,14 @@ def locked(folder: Path, name: str = LOCK_FILE, remedy: str = REMEDY) -> Iterato
     Args:
         folder: Folder to lock; created if missing.
         name: Name of the lock file, which exists within the block only.
-        remedy: Advice if another run holds the lock, for the InUseError that names it.
+        remedy: Advice if another run holds the lock.
 
     Yields:
         File descriptor of the lock; a process that inherits it shares the lock.
+
+    Raises:
+        InUseError: Another run holds the lock; the message names it.
+        OSError: The folder is not writable.
     """
     path, is_new = folder / name, not folder.exists()
     with _acquire(path, remedy) as file:
@@ -172,7 +176,11 @@ def signed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verified(value: Any) -> Any:
-    """Verify and remove the checksum of JSON values; values without one are returned unchanged."""
+    """Verify and remove the checksum of JSON values; values without one are returned unchanged.
+
+    Raises:
+        ValueError: The values do not match their checksum.
+    """
     if not isinstance(value, dict) or CHECKSUM not in value:
         return value
     values = {name: one for name, one in value.items() if name != CHECKSUM}
@@ -187,7 +195,11 @@ def write_state(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file and sync it to disk, completely or not at all."""
+    """Append to a file and sync it to disk, completely or not at all.
+
+    Raises:
+        OSError: The disk is full; the file is unchanged.
+    """
     with path.open("ab", buffering=0) as file:
         size, rest = file.seek(0, os.SEEK_END), memoryview(content)
         try:
@@ -242,7 +254,14 @@ class WrittenFiles:
         return sorted(self._read())
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise a ForeignFileError unless files may be replaced or deleted; missing ones may."""
+        """Check that files may be replaced or deleted; missing files may.
+
+        Args:
+            names: Names relative to the folder.
+
+        Raises:
+            ForeignFileError: A file was not written by this program, or was changed since.
+        """
         known = self._read()
         foreign = [name for name in names if self._is_foreign(name, known.get(name, set()))]
         if foreign:
@@ -266,7 +285,11 @@ class WrittenFiles:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Like [`atomic_path`], after [`check`], and list the file."""
+        """Like [`atomic_path`], and list the file.
+
+        Raises:
+            ForeignFileError: See [`check`].
+        """
         self.check([name])
         with atomic_path(self.root / name) as temporary:
             yield temporary
@@ -274,9 +297,13 @@ class WrittenFiles:
 
     @contextmanager
     def staging(self, *, whole: bool = False) -> Iterator[Path]:
-        """Temporary folder whose files, except hidden ones, are moved here after a [`check`].
+        """Temporary folder whose files, except hidden ones, are moved here after the block.
 
-        With `whole`, listed files that the block did not write again are deleted.
+        Args:
+            whole: Also delete listed files that the block did not write again.
+
+        Raises:
+            ForeignFileError: See [`check`]; no file has been changed.
         """
         root = self.root.resolve()
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +320,11 @@ class WrittenFiles:
                 shutil.move(path, root / name)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files after a [`check`], and folders that become empty."""
+        """Delete files, and folders that become empty.
+
+        Raises:
+            ForeignFileError: See [`check`]; no file has been deleted.
+        """
         names = list(names)
         self.check(names)
         for name in names:

@@ -90,9 +90,12 @@ def to_degrees(
 
 
 def wrap(shapes: Shapes, centre: float = 0.0, turn: float = 360.0) -> Shapes:
-    """Shift polygons in degrees to within half a turn of the meridian `centre`.
+    """Shift polygons in degrees to within half a turn of a meridian, split on its far side.
 
-    Their longitudes may lie beyond 180; they are split on the far side of the meridian.
+    Args:
+        shapes: `(n,)` polygons and multipolygons; longitudes may lie beyond 180.
+        centre: Longitude of the meridian.
+        turn: Full turn in the units of the longitudes.
     """
     west = centre - turn / 2
     bounds = (shapely.bounds(shapes)[:, [0, 2]] - west) / turn
@@ -146,10 +149,14 @@ def project(
 
 
 def geodesic_areas(geometry: Any) -> Floats:
-    """Geodesic areas of polygons on the WGS-84 ellipsoid, `(n,)` in square metres.
+    """Geodesic areas of polygons on the WGS-84 ellipsoid, in square metres.
 
-    They must contain no pole. Edges take the shorter way, so a polygon may cross the antimeridian.
-    The area of an empty geometry is 0, that of a null one NaN.
+    Args:
+        geometry: `(n,)` polygons or multipolygons in EPSG:4326 that contain no pole. Edges take the
+            shorter way, so a polygon may cross the antimeridian.
+
+    Returns:
+        `(n,)` areas; 0 for an empty geometry, NaN for a null one.
     """
     shapes = np.asarray(geometry, dtype=object)
     vertices, of_ring, owner, sign = _rings(shapes)
@@ -167,9 +174,16 @@ def full_turn(crs: pyproj.CRS) -> float:
 
 
 def refuse(names: NDArray[Any], which: NDArray[Any], what: str, remedy: str = "") -> None:
-    """Raise a DatasetError that names the first affected polygons, if there are any.
+    """Raise an error that names the affected polygons, if there are any.
 
-    `which` are their indices or their mask, `what` is the problem, as in "are empty".
+    Args:
+        names: Names of all polygons.
+        which: Indices or mask of the affected polygons.
+        what: The problem, as in "are empty".
+        remedy: Advice, in full sentences.
+
+    Raises:
+        DatasetError: A polygon is affected; the first five are named.
     """
     found = np.asarray(names, dtype=object)[which]
     if len(found):

@@ -50,6 +50,9 @@ def decode_image(
         source: Encoded bytes, or a file.
         min_side: Minimum length of a side, in pixels.
         max_pixels: Maximum number of pixels, checked before decoding.
+
+    Raises:
+        BadImageError: The image is unusable.
     """
     image = open_image(source, max_pixels)
     width, height = image.size
@@ -73,7 +76,15 @@ def decode_image(
 
 
 def open_image(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open an image without decoding its pixels."""
+    """Open an image without decoding its pixels.
+
+    Args:
+        source: Encoded bytes, or a file.
+        max_pixels: Maximum number of pixels.
+
+    Raises:
+        BadImageError: Missing file, format outside [`FORMATS`], or too many pixels.
+    """
     data = _read(source)
     try:
         image = Image.open(io.BytesIO(data), formats=READABLE)
@@ -100,6 +111,9 @@ def stored_bytes(image: Mapping[str, Any] | None, *folders: Path) -> bytes | Non
 
     Returns:
         The encoded bytes; None if the row has neither bytes nor a path.
+
+    Raises:
+        BadImageError: "outside_dataset", or the file cannot be read.
     """
     if image is None or image.get("bytes") is not None:
         return None if image is None else image["bytes"]
@@ -129,6 +143,9 @@ def storable_bytes(source: bytes | Path) -> bytes:
 
     Upright JPEG, PNG and WebP in 8-bit RGB or grey stay unchanged. Other images (CMYK, palette,
     transparent, 16-bit, rotated by EXIF, other formats) are stored as decoded by [`decode_image`].
+
+    Raises:
+        BadImageError: The image is unusable.
     """
     data = _read(source)
     decoded = decode_image(data)

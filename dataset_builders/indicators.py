@@ -49,7 +49,11 @@ class RasterSource:
     licence: str = "unknown"
 
     def describe(self, title: str) -> Indicator:
-        """Indicator of this product, described by a sentence and the unit of the cells."""
+        """Indicator of this product, for the metadata of a dataset.
+
+        Args:
+            title: Description in one sentence.
+        """
         text = f"{title} From {self.name}: {self.cell_unit}."
         # for a density, the total of the region is stored
         kind: Kind = "intensity" if self.kind == "intensity" else "count"
@@ -112,7 +116,11 @@ RASTERS: dict[str, RasterSource] = {source.name: source for source in _PRODUCTS}
 
 
 def find_raster(path: str | Path) -> RasterSource:
-    """Known raster product of a file name; the error for others names the closest ones."""
+    """Look up a known raster product by file name.
+
+    Raises:
+        DatasetError: Unknown product; the message names the closest ones.
+    """
     name = Path(path).name
     for source in RASTERS.values():
         if re.fullmatch(source.pattern, name, re.IGNORECASE):
@@ -149,6 +157,11 @@ def raster_indicator(
     Returns:
         Indexed like `regions`: `<indicator>` (NaN where missing), `<indicator>_source` and
         `<indicator>_coverage` (see [`zonal`]; 0 where no cell is valid, even if the value is 0).
+
+    Raises:
+        DatasetError: Unknown product, missing or foreign files, another CRS, `zero_where_no_data`
+            for a product without `nodata_is_zero`, or errors of [`zonal`].
+        MissingExtraError: rasterio or exactextract is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:

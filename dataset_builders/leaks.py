@@ -19,8 +19,15 @@ MIN_LENGTH = 6
 def check_leaks(root: Path, names: Iterable[str], variables: Iterable[str]) -> None:
     """Raise if files contain the value of an environment variable, plain or percent-encoded.
 
-    Parquet files are searched raw and decoded, since their pages are compressed. The message names
-    files and variables, never a value.
+    Parquet files are searched raw and decoded, since their pages are compressed.
+
+    Args:
+        root: Folder of the files.
+        names: File names, relative to the folder.
+        variables: Names of environment variables that hold keys.
+
+    Raises:
+        DatasetError: A value was found. The message names files and variables, never the value.
     """
     needles = {
         form.encode(): variable

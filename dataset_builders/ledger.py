@@ -111,14 +111,23 @@ class Store:
         return self.folder / "content" / sha256[:2] / sha256
 
     def content(self, sha256: str) -> bytes:
-        """Read a content and verify its hash; if it is damaged, set all damaged ones aside."""
+        """Read a content and verify its hash.
+
+        Raises:
+            DamagedStoreError: The content is missing or altered; all damaged contents are then
+                set aside.
+        """
         content = self._intact(sha256)
         if content is None:
             raise DamagedStoreError(self.folder, self.set_aside_damaged())
         return content
 
     def read(self, key: str) -> bytes | None:
-        """Content of an item, see [`content`]; None unless it is "ok"."""
+        """Content of an item; None unless it is "ok".
+
+        Raises:
+            DamagedStoreError: See [`content`].
+        """
         known = self.get(key)
         if known is None or known.status != "ok" or known.sha256 is None:
             return None
@@ -180,8 +189,13 @@ class Store:
         """Mark contents shared by many items as placeholder images ("no image here").
 
         Images of one colour that passed their check (open sea) may be identical, and are kept.
-        `prefix` is that of a provider's keys; up to `more_than` items may share a content. Returns
-        the number of marked items.
+
+        Args:
+            prefix: Key prefix of a provider.
+            more_than: Number of items that may share a content.
+
+        Returns:
+            Number of marked items.
         """
         return self._change(
             "status = 'ok' AND detail = '' AND substr(key, 1, ?) = ? AND sha256 IN (SELECT sha256 "

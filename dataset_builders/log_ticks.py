@@ -11,7 +11,15 @@ STEPS = ((1,), (1, 3), (1, 2, 5))
 
 
 def raw_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Tick positions between two ends of an axis of ln(y + 1), and their labels of y."""
+    """Tick positions on a scale of ln(y + 1), and labels in raw units.
+
+    Args:
+        low: Lower end of the axis, in ln(y + 1).
+        high: Upper end of the axis.
+
+    Returns:
+        Positions in ln(y + 1), and labels of y.
+    """
     bottom, top = max(math.expm1(low), 0.0) * (1 - ROUNDING), math.expm1(high) * (1 + ROUNDING)
     last = math.floor(math.log10(top)) if top > 0 else 0
     powers = [10.0**power for power in range(last - 12, last + 1)]

@@ -45,7 +45,14 @@ ADVICE: tuple[tuple[set[int], str, str], ...] = (
 
 
 def explain(error: BaseException) -> str | None:
-    """Cause and remedy of an error of disk, memory, network or permissions; None for others."""
+    """Explain an error of disk, memory, network or permissions.
+
+    Args:
+        error: The caught exception.
+
+    Returns:
+        Cause and remedy on one line; None if the error has another cause.
+    """
     for one in causes(error):
         text = f"{type(one).__name__}: {one}"
         for codes, words, advice in ADVICE:

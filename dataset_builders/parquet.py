@@ -38,7 +38,13 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a table atomically, with checksums of its pages and its metadata."""
+    """Write a table atomically, with checksums of its pages and its metadata.
+
+    Args:
+        path: Output file.
+        table: Table to write.
+        options: Options of `pyarrow.parquet.write_table`.
+    """
     known = dict(table.schema.metadata or {})
     table = table.replace_schema_metadata(
         {**known, CHECKSUM_KEY: _header_digest(known, table.schema, len(table))}
@@ -48,7 +54,11 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read a table and verify the checksums of its pages and its metadata."""
+    """Read a table and verify the checksums of its pages and its metadata.
+
+    Raises:
+        OSError: The file is damaged; `pyarrow.ArrowInvalid` likewise.
+    """
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         _check_header(file)
         return file.read()
@@ -96,7 +106,11 @@ def is_whole(path: Path) -> bool:
 
 @contextmanager
 def open_shard(path: str | Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of a dataset; pages are verified as they are read."""
+    """Open a Parquet file of a dataset; pages are verified as they are read.
+
+    Raises:
+        DatasetError: The file is not Parquet, or is damaged; also raised while reading.
+    """
     try:
         with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             yield file
@@ -115,6 +129,9 @@ def row_groups(
     """Rows as tables of at most one row group; one empty table if there are no rows.
 
     Missing columns and NaN become null, shapely geometries WKB.
+
+    Raises:
+        DatasetError: Unknown column, or null in a required one.
     """
     first = True
     while (chunk := list(islice(rows, ROW_GROUP_SIZE))) or first:

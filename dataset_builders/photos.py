@@ -69,6 +69,10 @@ def find_photos(source: str | Path | pd.DataFrame, csv: str | None = None) -> Ph
         csv: Name of the CSV in the folder; by default the only one there. Its columns are `file`
             (relative to the folder), `lon` and `lat` (EPSG:4326, degrees), or other names in
             [`COLUMN_NAMES`].
+
+    Raises:
+        SourceError: Missing folder or CSV, several CSVs and none named, missing columns, or no
+            photo with a position.
     """
     if isinstance(source, pd.DataFrame):
         listing = named_columns(source, "The table of images", POSITION)
@@ -98,7 +102,11 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def find_csv(root: Path, csv: str | None) -> Path | None:
-    """CSV of a folder, the named or the only one; None if it has none."""
+    """CSV of a folder; None if it has none and none is named.
+
+    Raises:
+        SourceError: The named file is missing, or there are several and none is named.
+    """
     if csv is not None:
         path = root / csv
         if not path.is_file():
@@ -112,10 +120,18 @@ def find_csv(root: Path, csv: str | None) -> Path | None:
 
 
 def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """Read a CSV that lists the images of its folder; `required` are keys of [`COLUMN_NAMES`].
+    """Read a CSV that lists the images of its folder.
 
-    Returns columns as text, `file` without nulls; and rejects: rows with too many fields, and
-    images of the folder without a row.
+    Args:
+        path: The CSV.
+        required: Required columns, as keys of [`COLUMN_NAMES`].
+
+    Returns:
+        Columns as text, `file` without nulls; and rejects: rows with too many fields, and images of
+        the folder without a row.
+
+    Raises:
+        SourceError: The file cannot be read, or lacks a required column.
     """
     frame, rejects = read_csv_rows(path)
     frame = named_columns(frame, str(path), required)
@@ -130,7 +146,11 @@ def read_listing(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, lis
 
 
 def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
-    """Read a CSV as text columns; rows with more fields than the header are rejects."""
+    """Read a CSV as text columns; rows with more fields than the header are rejects.
+
+    Raises:
+        SourceError: The file is empty, not UTF-8 or not CSV.
+    """
     bad: list[PhotoReject] = []
 
     def leave_out(fields: list[str]) -> None:
@@ -149,7 +169,11 @@ def read_csv_rows(path: Path) -> tuple[pd.DataFrame, list[PhotoReject]]:
 
 
 def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> pd.DataFrame:
-    """Rename the columns of a listing to `file`, `lon` and `lat`."""
+    """Rename the columns of a listing to `file`, `lon` and `lat`.
+
+    Raises:
+        SourceError: A required column is missing, or several have the same name.
+    """
     lower = {str(name).strip().lower(): name for name in reversed(list(frame.columns))}
     found = {
         name: next((lower[one] for one in names if one in lower), None)
@@ -171,7 +195,9 @@ def named_columns(frame: pd.DataFrame, where: str, required: Sequence[str]) -> p
 def file_faults(files: pd.Series, anywhere: bool = False) -> pd.Series:
     """Reason why the file of each row of a listing is unusable; null if it is usable.
 
-    Files are named relative to the folder, "" if missing; `anywhere` accepts those outside it.
+    Args:
+        files: Names relative to the folder; "" if missing.
+        anywhere: Accept names outside the folder.
     """
     reason = pd.Series(None, index=files.index, dtype=object)
     outside = pd.Series([not anywhere and _leaves(file) for file in files], index=files.index)
@@ -212,8 +238,13 @@ def exif_positions(root: Path) -> tuple[list[dict[str, Any]], list[PhotoReject]]
 def exif_position(path: Path) -> dict[str, Any]:
     """Position, heading and time of a photo from its EXIF data.
 
-    Returns `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None) and `captured_at` (ISO
-    8601 or None). Raises ValueError for a missing or invalid position, OSError for no image.
+    Returns:
+        `lon` and `lat` (WGS 84, degrees), `heading` (degrees or None), `captured_at` (ISO 8601 or
+        None).
+
+    Raises:
+        ValueError: The position is missing or invalid.
+        OSError: The file cannot be read as an image.
     """
     try:
         with open_image(path) as image:
@@ -240,7 +271,11 @@ def exif_position(path: Path) -> dict[str, Any]:
 
 
 def degrees(value: Any, bound: float) -> float:
-    """Convert an angle to float; ValueError if it is none, or beyond +-`bound` degrees."""
+    """Convert an angle to float, within +-`bound` degrees.
+
+    Raises:
+        ValueError: The value is not a number, or out of bounds.
+    """
     number = _number(value)
     if number is None or not np.isfinite(number) or abs(number) > bound:
         raise ValueError(f"{value} is not an angle within {bound} degrees")

@@ -79,7 +79,9 @@ def choose_plane(boundary: shapely.Geometry, side_m: float) -> Plane:
     nearest zone edge and multiple of 10 degrees of latitude, which most other boundaries of the
     same city share.
 
-    The boundary is in EPSG:4326, in one piece; `side_m` is the side of a square.
+    Args:
+        boundary: Boundary in EPSG:4326, in one piece.
+        side_m: Side of a square in metres.
     """
     west, south, east, north = boundary.bounds
     lon, lat = (west + east) / 2, (south + north) / 2

@@ -36,7 +36,13 @@ MOST_TICKS = 4
 
 
 def plot_regions(regions: gpd.GeoDataFrame, path: str | Path, title: str = "") -> Path:
-    """Map of the outlines of regions; dots if there are very many."""
+    """Map of the outlines of regions; dots if there are very many.
+
+    Args:
+        regions: Polygons with a CRS.
+        path: Output PNG file.
+        title: Title, which marks synthetic data.
+    """
     frame, style = _degrees(regions), {}
     if len(frame) > MOST_POLYGONS:
         frame = frame.set_geometry(shapely.centroid(frame.geometry.to_numpy()), crs=frame.crs)
@@ -51,7 +57,12 @@ def plot_indicator(
 ) -> Path:
     """Map of an indicator; missing values are grey.
 
-    With `log`, colours follow ln(y + 1), as in evaluation; the colour bar is in raw units.
+    Args:
+        regions: Regions with the column `name`.
+        name: Name of the indicator.
+        path: Output PNG file.
+        title: Title.
+        log: Colour by ln(y + 1), as in evaluation; the colour bar is labelled in raw units.
     """
     if name not in regions:
         raise DatasetError(f"There is no indicator {name!r}; columns: {', '.join(regions)}.")
@@ -63,7 +74,14 @@ def plot_indicator(
 def plot_coverage(
     regions: gpd.GeoDataFrame, counts: Mapping[str, int], path: str | Path, title: str = ""
 ) -> Path:
-    """Map of the number of images per region, by `region_id`; regions without are grey."""
+    """Map of the number of images per region; regions without images are grey.
+
+    Args:
+        regions: Regions with `region_id`.
+        counts: Number of images by region id.
+        path: Output PNG file.
+        title: Title.
+    """
     values = regions["region_id"].map(counts).to_numpy(dtype=float)
     with _map(path, title) as axes:
         _colour_by_value(_degrees(regions), np.where(values > 0, values, np.nan), "images", axes)
@@ -71,7 +89,14 @@ def plot_coverage(
 
 
 def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title: str = "") -> Path:
-    """Map of the parts of a split ("split_random" or "split_block"); the buffer is grey."""
+    """Map of the parts of a split; the buffer is grey.
+
+    Args:
+        regions: Regions with the column, of "train", "validation", "test" or null.
+        column: "split_random" or "split_block".
+        path: Output PNG file.
+        title: Title.
+    """
     frame = _degrees(regions)
     parts = frame[column].astype(object).fillna("buffer")
     with _map(path, title) as axes:
@@ -82,7 +107,14 @@ def plot_splits(regions: gpd.GeoDataFrame, column: str, path: str | Path, title:
 def plot_points(
     roads: gpd.GeoDataFrame, points: gpd.GeoDataFrame, path: str | Path, title: str = ""
 ) -> Path:
-    """Map of a road network and its sampling points, coloured by `highway` if they have it."""
+    """Map of a road network and its sampling points.
+
+    Args:
+        roads: Lines with a CRS.
+        points: Points with a CRS, coloured by `highway` if they have it.
+        path: Output PNG file.
+        title: Title.
+    """
     roads, points = _degrees(roads), _degrees(points)
     kinds = points.get("highway", pd.Series("point", points.index)).astype(str)
     last = len(CLASS_COLOURS) - 1
@@ -95,7 +127,13 @@ def plot_points(
 
 
 def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title: str = "") -> Path:
-    """Histogram of the metres from test regions to the nearest training region, by split."""
+    """Histogram of the distance from test regions to the nearest training region, by split.
+
+    Args:
+        distances: Distances in metres, by split.
+        path: Output PNG file.
+        title: Title.
+    """
     widest = max((float(values.max()) for values in distances.values()), default=1.0)
     edges = np.linspace(0, widest / 1000 * 1.02, 31).tolist()
     with _figure(path, title, (7, 4)) as axes:
@@ -108,7 +146,16 @@ def plot_distances(distances: Mapping[str, np.ndarray], path: str | Path, title:
 
 
 def contact_sheet(images: Sequence[tuple[str, bytes]], path: str | Path, title: str = "") -> Path:
-    """Grid of thumbnails of images, given by name and encoded bytes."""
+    """Grid of thumbnails, each with its name.
+
+    Args:
+        images: Name and encoded bytes of each image.
+        path: Output PNG file.
+        title: Title.
+
+    Raises:
+        DatasetError: There is no image.
+    """
     columns = min(THUMBNAILS_PER_ROW, len(images))
     rows = math.ceil(len(images) / columns)
     with _figure(path, title, (1.6 * columns, 1.8 * rows)) as axes:

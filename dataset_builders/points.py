@@ -141,6 +141,10 @@ def read_points(
         count_column: Column of weights, such as the number of reviews; 1 by default.
         date_column: Column of dates, required with `year`.
         year: Year to select; all by default.
+
+    Raises:
+        SourceError: Missing file or column, or no usable row.
+        DatasetError: Unknown coordinate system, missing CRS, or most coordinates out of range.
     """
     if coord_system not in SYSTEMS:
         raise DatasetError(f"`coord_system` is one of {SYSTEMS}, got {coord_system!r}.")
@@ -168,6 +172,13 @@ def read_pois_pbf(path: str | Path) -> Points:
 
     Elements outside the fourteen categories (benches, crossings) are skipped. Polygons are
     represented by a point within.
+
+    Args:
+        path: An .osm.pbf file.
+
+    Raises:
+        SourceError: Missing file, or no point of interest in it.
+        MissingExtraError: pyrosm is not installed.
     """
     wanted = {"custom_filter": dict.fromkeys(OSM_KEYS, True), "osm_keys_to_keep": list(OSM_KEYS)}
     found = read_extract(path, lambda extract: extract.get_data_by_custom_criteria(**wanted))
@@ -199,6 +210,10 @@ def count_points(
         by_category: Add a weighted count per category ("poi_healthcare").
         min_inside: Minimum share of the points within the regions; 0 for a table that covers more
             than the city.
+
+    Raises:
+        DatasetError: Too many points outside the regions (with the likely coordinate system, if
+            any), or `by_category` for points without categories.
     """
     if by_category and points.category is None:
         raise DatasetError(

@@ -12,7 +12,11 @@ from .errors import DatasetError, MissingExtraError
 
 
 def import_rasterio() -> ModuleType:
-    """Import rasterio, an optional dependency."""
+    """Import rasterio, an optional dependency.
+
+    Raises:
+        MissingExtraError: rasterio is not installed.
+    """
     try:
         import rasterio
     except ImportError as error:
@@ -21,7 +25,12 @@ def import_rasterio() -> ModuleType:
 
 
 def open_raster(path: str | Path) -> Any:
-    """Open a raster for reading."""
+    """Open a raster for reading.
+
+    Raises:
+        DatasetError: The file is missing, or not a raster.
+        MissingExtraError: rasterio is not installed.
+    """
     rasterio = import_rasterio()
     if not Path(path).exists() and not str(path).startswith("/vsi"):
         raise DatasetError(f"There is no raster at {path}.")
@@ -32,7 +41,11 @@ def open_raster(path: str | Path) -> Any:
 
 
 def find_band(dataset: Any, band: int | str | None) -> int:
-    """Number of a band, given by number or description; by default of the only band."""
+    """Number of a band, given by number or description; by default of the only band.
+
+    Raises:
+        DatasetError: Unknown band, or several bands and none named.
+    """
     texts = [(text or "").casefold() for text in dataset.descriptions]
     listed = ", ".join(f"{n} {text!r}" if text else str(n) for n, text in enumerate(texts, 1))
     if band is None and dataset.count != 1:
@@ -74,6 +87,10 @@ class Band:
         nodata: Value of missing cells, in addition to the file's tag; "none" ignores the tag; None
             requires one.
         signed: Whether values may be negative.
+
+    Raises:
+        DatasetError: The raster has no CRS, no geotransform, no numeric values or no nodata tag, or
+            its type cannot represent `nodata`.
     """
 
     dataset: Any
@@ -107,7 +124,11 @@ class Band:
                 )
 
     def read(self, column: int, row: int, width: int, height: int) -> NDArray[np.float64]:
-        """Values of a window, `(height, width)`, NaN where missing."""
+        """Values of a window, `(height, width)`, NaN where missing.
+
+        Raises:
+            DatasetError: A value is negative, and the band is not `signed`.
+        """
         from rasterio.windows import Window
 
         window, k = Window(column, row, width, height), self.number - 1

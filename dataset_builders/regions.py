@@ -84,9 +84,19 @@ def tile_regions(
 
     Tile sizes depend on latitude: at one zoom level, 938 m in Beijing and 1130 m in Shenzhen.
 
-    Arguments and result are those of [`square_grid`], with the zoom level `z`, a scheme ("xyz",
-    "tms" or "baidu", in China only), and columns `tile_z`, `tile_x` and `tile_y`; ids are
-    "xyz_15_26978_12416".
+    Args:
+        boundary: As in [`square_grid`].
+        z: Zoom level.
+        scheme: "xyz", "tms" or "baidu".
+        min_cover: As in [`square_grid`].
+        city: As in [`square_grid`].
+
+    Returns:
+        As [`square_grid`], with `tile_z`, `tile_x` and `tile_y`; ids are "xyz_15_26978_12416".
+
+    Raises:
+        DatasetError: Invalid boundary, no tile is kept, or Baidu tiles outside China.
+        ValueError: Unknown scheme or invalid zoom level.
     """
     shape = read_boundary(boundary)
     if scheme == "baidu":
@@ -123,8 +133,18 @@ def h3_regions(
 ) -> gpd.GeoDataFrame:
     """Regions from H3 cells: hexagons of slightly different areas.
 
-    Arguments and result are those of [`square_grid`], with the H3 resolution (8 is about 0.5 km2 in
-    Beijing, 7 about 3.6 km2), sorted by `region_id`, which is "h3_" and the cell index.
+    Args:
+        boundary: As in [`square_grid`].
+        resolution: H3 resolution; 8 is about 0.5 km2 in Beijing, 7 about 3.6 km2.
+        min_cover: As in [`square_grid`].
+        city: As in [`square_grid`].
+
+    Returns:
+        As [`square_grid`], sorted by `region_id`, which is "h3_" and the cell index.
+
+    Raises:
+        DatasetError: Invalid boundary or resolution, or no hexagon is kept.
+        MissingExtraError: h3 is not installed.
     """
     try:
         import h3
@@ -200,8 +220,17 @@ def grid_cells(lon: Any, lat: Any, side_m: float) -> tuple[NDArray[Any], NDArray
     Squares are aligned to multiples of their side, so other points of the same zone fall into the
     same squares and ids.
 
-    Coordinates are in EPSG:4326, NaN where unknown. Returns `(n,)` ids as in [`square_grid`], and
-    `(n,)` polygons in EPSG:4326; None for points without coordinates.
+    Args:
+        lon: `(n,)` longitudes, EPSG:4326; NaN where unknown.
+        lat: `(n,)` latitudes.
+        side_m: Side of a square in metres.
+
+    Returns:
+        `(n,)` ids as in [`square_grid`], and `(n,)` polygons in EPSG:4326; None for points without
+        coordinates.
+
+    Raises:
+        DatasetError: The side is not positive.
     """
     _check_side(side_m)
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)

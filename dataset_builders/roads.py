@@ -35,7 +35,12 @@ COLUMNS = ("osm_id", "highway", "name", "geometry")
 
 
 def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
-    """Read an OpenStreetMap extract (.osm.pbf) by a function of a pyrosm `OSM` object."""
+    """Read an OpenStreetMap extract (.osm.pbf) by a function of a pyrosm `OSM` object.
+
+    Raises:
+        SourceError: The file is missing, truncated or not an extract.
+        MissingExtraError: pyrosm is not installed.
+    """
     if not Path(path).is_file():
         raise SourceError(f"No OpenStreetMap extract at {path}: give the path of an .osm.pbf file.")
     try:
@@ -50,7 +55,11 @@ def read_extract(path: str | Path, read: Callable[[Any], Any]) -> Any:
 
 @contextmanager
 def osmnx_with(**changes: Any) -> Iterator[Any]:
-    """Import osmnx, with some of its global settings changed within the block."""
+    """Import osmnx, with some of its global settings changed within the block.
+
+    Raises:
+        MissingExtraError: osmnx is not installed.
+    """
     try:
         import osmnx
     except ImportError as error:
@@ -64,9 +73,18 @@ def osmnx_with(**changes: Any) -> Iterator[Any]:
 
 
 def read_roads_pbf(path: str | Path, classes: Collection[str] = STREETS) -> gpd.GeoDataFrame:
-    """Read the roads of some classes (`highway`) from an OpenStreetMap extract (.osm.pbf).
+    """Read roads from an OpenStreetMap extract.
 
-    Returns `osm_id, highway, name, geometry` (lines, EPSG:4326), sorted by `osm_id`.
+    Args:
+        path: An .osm.pbf file.
+        classes: Values of `highway` to keep.
+
+    Returns:
+        `osm_id, highway, name, geometry` (lines, EPSG:4326), sorted by `osm_id`.
+
+    Raises:
+        SourceError: Missing file, or no road in it.
+        MissingExtraError: pyrosm is not installed.
     """
     found = read_extract(path, lambda extract: extract.get_network(network_type="all"))
     if found is None or len(found) == 0:
@@ -82,8 +100,20 @@ def read_roads_overpass(
 ) -> gpd.GeoDataFrame:
     """Read roads of an area from an Overpass server; responses are cached.
 
-    For areas larger than a city, which time out, use an extract and [`read_roads_pbf`], whose
-    result has the same columns.
+    For areas larger than a city, which time out, use an extract and [`read_roads_pbf`].
+
+    Args:
+        boundary: Polygon, EPSG:4326.
+        cache_dir: Folder of cached responses.
+        classes: Values of `highway` to keep.
+        overpass_url: Server to use instead of the public one.
+
+    Returns:
+        As [`read_roads_pbf`].
+
+    Raises:
+        SourceError: No road in the area, or an unusable response.
+        MissingExtraError: osmnx is not installed.
     """
     changes: dict[str, Any] = {"use_cache": True, "cache_folder": str(cache_dir)}
     if overpass_url is not None:
@@ -135,6 +165,9 @@ def sampling_points(
         `point_id` (from the coordinates, hence reproducible), `highway`, `name`, `heading` (of the
         road in one direction, degrees clockwise from north), `lon`, `lat`, geometry (EPSG:4326),
         in a fixed order.
+
+    Raises:
+        DatasetError: Missing CRS, no road, or invalid distances.
     """
     if roads.crs is None:
         raise DatasetError("The roads have no CRS. Set it with `roads.set_crs(...)`.")

@@ -21,17 +21,25 @@ Transform = Literal["ln1p", "identity"]
 
 @dataclass(frozen=True)
 class Indicator:
-    """Prediction target: a quantity per region, a column of the table of regions.
+    """Prediction target: a quantity per region.
 
-    A "count" is additive over regions; a "density" is per area; an "intensity" is a mean over the
-    region; a "share" lies in [0, 1]; a "rate" is any other ratio.
+    Attributes:
+        name: Name of its column in the table of regions.
+        unit: Unit of the stored value.
+        kind: "count" is additive over regions; "density" is per area; "intensity" is a mean over
+            the region; "share" lies in [0, 1]; "rate" is any other ratio.
+        description: What is measured, and the source.
+        transform: Scale of the prediction: "ln1p" is ln(y + 1), "identity" the stored value.
+
+    Raises:
+        DatasetError: Invalid name, kind or transform.
     """
 
     name: str
-    unit: str  # of the stored value
+    unit: str
     kind: Kind
-    description: str  # what is measured, and the source
-    transform: Transform = "ln1p"  # scale of the prediction: ln(y + 1), or the stored value
+    description: str
+    transform: Transform = "ln1p"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -86,7 +94,11 @@ class DatasetMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "DatasetMetadata":
-        """Parse the output of [`to_json`]; unknown keys are ignored."""
+        """Parse the output of [`to_json`]; unknown keys are ignored.
+
+        Raises:
+            DatasetError: The text cannot be parsed.
+        """
         try:
             fields = json.loads(text)
             known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
@@ -102,7 +114,12 @@ class DatasetMetadata:
 
 
 def config_name(city: str, table: str) -> str:
-    """`"<city>-<table>"`, the configuration name for `load_dataset`."""
+    """`"<city>-<table>"`, the configuration name for `load_dataset`.
+
+    Raises:
+        DatasetError: Unknown table, or a city name other than a-z, 0-9 and _, optionally followed
+            by a hyphen and a number.
+    """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
     if not CITY_PATTERN.fullmatch(city):
@@ -113,7 +130,11 @@ def config_name(city: str, table: str) -> str:
 
 
 def parse_config_name(name: str) -> tuple[str, str]:
-    """City and table of a configuration name."""
+    """City and table of a configuration name.
+
+    Raises:
+        DatasetError: The name is not `<city>-<table>`.
+    """
     city, _, table = name.rpartition("-")
     if table not in TABLES or not CITY_PATTERN.fullmatch(city):
         raise DatasetError(f"A config is named <city>-<table>, table in {TABLES}; got {name!r}.")
@@ -127,7 +148,13 @@ def features(
 ) -> datasets.Features:
     """Columns of a table; all except the required ones may be null.
 
-    Indicators are columns of "regions"; `extra_columns`, by name and dtype, are placed last.
+    Args:
+        table: One of [`TABLES`].
+        indicators: Prediction targets; columns of "regions" only.
+        extra_columns: Additional columns by name and dtype, placed last.
+
+    Raises:
+        DatasetError: Unknown table, or duplicate column names.
     """
     if table not in TABLES:
         raise DatasetError(f"A table is one of {TABLES}, got {table!r}.")
@@ -150,7 +177,16 @@ def features(
 
 
 def check_types(table: str, columns: pa.Schema, where: str) -> None:
-    """Raise a DatasetError unless the standard columns of a table have the expected types."""
+    """Check that the standard columns of a table have the expected types.
+
+    Args:
+        table: One of [`TABLES`].
+        columns: Schema of a Parquet file; additional columns may have any type.
+        where: Name of the table, for messages.
+
+    Raises:
+        DatasetError: A column has another type; the message names both.
+    """
     expected = features(table, ()).arrow_schema
     for name in [one for one in expected.names if one in columns.names]:
         found, wanted = columns.field(name).type, _kind(expected.field(name).type)
@@ -244,7 +280,13 @@ def key_columns(table: str, columns: Iterable[str]) -> list[str]:
 
     An image belongs to one region, so its id is the key of an image table. Multiple captions of an
     image by one model differ in `candidate`, or in their text if the table has no such column.
-    Without an id there is no key.
+
+    Args:
+        table: One of [`TABLES`].
+        columns: Columns of the table.
+
+    Returns:
+        Names of the key columns; empty if the table lacks its id.
     """
     present = set(columns)
     if ("region_id" if table == "regions" else "image_id") not in present:

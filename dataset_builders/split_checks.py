@@ -29,10 +29,13 @@ def correlation_range(
     Args:
         x_m: `(n,)` x coordinates in metres.
         y_m: `(n,)` y coordinates in metres.
-        values: `(n,)` labels; NaN is ignored. At least 10 are needed.
+        values: `(n,)` labels; NaN is ignored.
 
     Returns:
         Distance in metres; NaN if the label does not vary.
+
+    Raises:
+        SplitError: Fewer than 10 regions with a value.
     """
     distance, semivariance = variogram(x_m, y_m, values)
     sill = float(semivariance[len(semivariance) // 2 :].mean()) if len(semivariance) else 0.0
@@ -67,7 +70,8 @@ def variogram(
 def duplicate_groups(keys: Mapping[str, Sequence[Hashable]]) -> list[list[str]]:
     """Groups of two or more regions that share images, directly or through others; sorted.
 
-    `keys` are the identifiers of each region's images: hashes of their bytes, panorama ids.
+    Args:
+        keys: Identifiers of the images of each region: hashes of their bytes, panorama ids.
     """
     regions = sorted(keys)
     pairs = [(row, key) for row, region in enumerate(regions) for key in keys[region]]
@@ -92,8 +96,14 @@ def keep_together(
 
     Args:
         region_ids: Ids in the order of `split`.
-        split: `(n,)` of "train", "validation", "test" or None; it is not changed.
+        split: `(n,)` of "train", "validation", "test" or None.
         groups: Groups from [`duplicate_groups`].
+
+    Returns:
+        A new `(n,)` array.
+
+    Raises:
+        SplitError: A group names an unknown region.
     """
     number = {region: index for index, region in enumerate(region_ids)}
     out = split.copy()
@@ -108,7 +118,11 @@ def keep_together(
 def nearest_train_distance(
     x_m: NDArray[np.float64], y_m: NDArray[np.float64], split: NDArray[np.object_]
 ) -> NDArray[np.float64]:
-    """Distance in metres from each test region to the nearest training region, `(n_test,)`."""
+    """Distance in metres from each test region to the nearest training region, `(n_test,)`.
+
+    Raises:
+        SplitError: The training or test part is empty.
+    """
     xy = np.column_stack([x_m, y_m])
     train, test = xy[split == "train"], xy[split == "test"]
     if len(train) == 0 or len(test) == 0:

@@ -38,8 +38,15 @@ Ints = NDArray[np.int64]
 def random_split(n: int, seed: int) -> np.ndarray:
     """Split n regions 6:2:2 at random, with at least one region per part.
 
-    The regions must be in a reproducible order (sort by `region_id`). Returns `(n,)` of "train" |
-    "validation" | "test".
+    Args:
+        n: Number of regions, in a reproducible order (sort by `region_id`).
+        seed: Seed of the shuffle.
+
+    Returns:
+        `(n,)` of "train" | "validation" | "test".
+
+    Raises:
+        SplitError: Fewer than three regions.
     """
     if n < len(NAMES):
         raise SplitError(f"A split into {', '.join(NAMES)} needs 3 regions at least, got {n}.")
@@ -124,7 +131,12 @@ def apply_buffer(split: np.ndarray, neighbourhood: "Neighbourhood") -> np.ndarra
     Training regions close to a validation or test region, and validation regions close to a test
     region, are dropped; test regions are kept.
 
-    Returns a new array, None for dropped regions, which the neighbourhood has in the same order.
+    Args:
+        split: `(n,)` of "train" | "validation" | "test" | None.
+        neighbourhood: Neighbourhood of the same regions, in the same order.
+
+    Returns:
+        A new `(n,)` array, None for dropped regions.
     """
     kept = split.copy()
     for name, others in (("train", NAMES[1:]), ("validation", NAMES[2:])):
@@ -154,6 +166,9 @@ class Neighbourhood:
 
     Attributes:
         placed: `(n,)` whether the location of a region is known.
+
+    Raises:
+        SplitError: Negative side or buffer, or NaN.
     """
 
     def __init__(
@@ -189,9 +204,14 @@ class Neighbourhood:
         return Neighbourhood(self._shapes[rows], self.cell_m, self.buffer_m, self._centres[rows])
 
     def near(self, rows: ArrayLike, others: ArrayLike) -> NDArray[np.bool_]:
-        """Whether each of `(k,)` rows is too close to one of `(m,)` others.
+        """Whether each of some regions is too close to one of the others.
 
-        False for regions of unknown location.
+        Args:
+            rows: `(k,)` row numbers of the query regions.
+            others: `(m,)` row numbers of the regions they are compared with.
+
+        Returns:
+            `(k,)`; False for regions of unknown location.
         """
         position, asked, theirs = self._placed_rows(rows, others)
         found = np.zeros(np.size(rows), dtype=bool)

@@ -40,6 +40,10 @@ def table_shards(dataset_name: str | Path, city: str, table: str) -> list[Path]:
         dataset_name: Dataset folder, or id of a dataset on the Hub.
         city: Name of the city.
         table: One of the four tables.
+
+    Raises:
+        DatasetError: Unknown dataset, city or table.
+        RepeatedIdError: Two rows of the table have the same id.
     """
     paths = _find_shards(dataset_name, city, table)
     require_unique_shards(paths, table, f"{dataset_name}, table {config_name(city, table)!r}")
@@ -51,7 +55,11 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table into memory; errors as in [`table_shards`].
 
-    The columns are read in this order; all except the image by default.
+    Args:
+        dataset_name: Dataset folder, or id of a dataset on the Hub.
+        city: Name of the city.
+        table: One of the four tables.
+        columns: Columns to read, in this order; all except the image by default.
     """
     paths = table_shards(dataset_name, city, table)
     if columns is None:
@@ -85,7 +93,11 @@ def read_indicators(dataset_name: str | Path, city: str) -> dict[str, Indicator]
 
 
 def list_cities(dataset_name: str | Path) -> list[str]:
-    """Cities of a dataset, sorted."""
+    """Cities of a dataset, sorted.
+
+    Raises:
+        DatasetError: Unknown or empty dataset.
+    """
     configs = _configs(_resolve(dataset_name, "*-regions"))
     return sorted(city for city, table in configs if table == "regions")
 
@@ -109,7 +121,17 @@ def iter_images(
 ) -> Iterator[dict[str, Any]]:
     """Stream the rows of an image table in stored order, with constant memory.
 
-    Yields `{"image": encoded bytes or None, **columns}`; errors as in [`table_shards`].
+    Args:
+        dataset_name: Dataset folder, or id of a dataset on the Hub.
+        city: Name of the city.
+        view: "street_view" or "satellite".
+        columns: Columns to yield in addition to the image.
+
+    Yields:
+        `{"image": encoded bytes or None, **columns}`.
+
+    Raises:
+        DatasetError: Unknown view, or as in [`table_shards`].
     """
     if view not in VIEWS:
         raise DatasetError(f"A view is one of {VIEWS}, got {view!r}.")
@@ -137,7 +159,11 @@ def sample_images(
 
 
 def read_rejects(dataset_name: str | Path) -> pd.DataFrame:
-    """Items rejected by the build of a dataset: table, item, reason, detail."""
+    """Items rejected by the build of a dataset: table, item, reason, detail.
+
+    Raises:
+        DatasetError: The build did not finish.
+    """
     path = Path(dataset_name) / REJECTS_FILE
     if not path.exists():
         raise DatasetError(f"{path} does not exist: the build did not finish. Rerun it.")

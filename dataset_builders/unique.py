@@ -28,7 +28,11 @@ def repeats(keys: pd.DataFrame, seen: set[int]) -> pd.DataFrame:
     """Rows whose key occurred in an earlier row, of this call or a previous one.
 
     Keys are compared by a 64-bit hash: the probability of a collision among ten million different
-    keys is 3e-6. The hashes are added to `seen`.
+    keys is 3e-6.
+
+    Args:
+        keys: One column per key column.
+        seen: Hashes of earlier keys; those of `keys` are added.
     """
     hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False)
     known = hashes.duplicated() | hashes.map(seen.__contains__)
@@ -47,8 +51,14 @@ def require_unique(
 ) -> None:
     """Raise if two rows of a table have the same key.
 
-    `parts` are the keys of the rows, read one at a time; `where` names the table, and `seen` holds
-    the hashes of earlier keys, see [`repeats`].
+    Args:
+        parts: Keys of the rows, one column per key column; read one part at a time.
+        where: Name of the table, for the message.
+        remedy: Advice, for the message.
+        seen: Hashes of earlier keys, see [`repeats`].
+
+    Raises:
+        RepeatedIdError: There are duplicate keys; the message counts them and shows the first.
     """
     seen = set() if seen is None else seen
     found = [twice for part in parts if len(twice := repeats(part, seen))]
@@ -69,6 +79,10 @@ def require_unique_shards(paths: Sequence[Path], table: str, where: str) -> None
     """Raise if the Parquet files of a table have duplicate keys, or columns of the wrong type.
 
     Results are cached by path, size and modification time of every file.
+
+    Raises:
+        RepeatedIdError: See [`require_unique`].
+        DatasetError: See [`check_types`][dataset_builders.schema.check_types].
     """
     stats = [(str(path), path.stat()) for path in paths]
     files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)

@@ -72,7 +72,11 @@ class DatasetWriter:
         (self.root / DATA_FOLDER).mkdir(parents=True, exist_ok=True)
 
     def has_shard(self, city: str, table: str, index: int) -> bool:
-        """Whether a shard is finished; a DatasetError if it was built with other parameters."""
+        """Whether a shard is finished.
+
+        Raises:
+            DatasetError: It was built with other parameters.
+        """
         path = self.root / shard_name(city, table, index)
         self.files.set_damaged_aside(shard_name(city, table, index))
         if not path.exists():
@@ -137,11 +141,19 @@ class DatasetWriter:
         return self.root / name
 
     def remove_shard(self, city: str, table: str, index: int) -> None:
-        """Delete a shard if it exists, for it to be rewritten."""
+        """Delete a shard if it exists, for it to be rewritten.
+
+        Raises:
+            ForeignFileError: No build wrote it, or it was changed since.
+        """
         self.files.delete([shard_name(city, table, index)])
 
     def remove_shards_from(self, city: str, table: str, count: int) -> None:
-        """Delete the shards of an earlier build beyond the first `count`."""
+        """Delete the shards of an earlier build beyond the first `count`.
+
+        Raises:
+            ForeignFileError: See [`remove_shard`].
+        """
         folder = f"{DATA_FOLDER}/{config_name(city, table)}"
         found = [f"{folder}/{path.name}" for path in (self.root / folder).glob("part-*.parquet")]
         kept = {shard_name(city, table, index) for index in range(count)}
@@ -151,14 +163,22 @@ class DatasetWriter:
         """Record a rejected item.
 
         Outside the generator of a shard, a reject belongs to the build, and every run of the
-        build must record it again. `table` is a config name or an input file, `item` the id of an
-        image or region or a row, `reason` a short code.
+        build must record it again.
+
+        Args:
+            table: Config name, or the input file.
+            item: Image id, region id or row.
+            reason: Short code.
+            detail: Details.
         """
         target = self._general if self._of_shard is None else self._of_shard
         target.append((str(table), str(item), str(reason), str(detail)))
 
     def finish(self) -> Path:
         """Write `rejects.parquet` from all shards and this run; may be called again.
+
+        Returns:
+            Path of the file.
 
         Raises:
             RepeatedIdError: A table has duplicate ids, whoever wrote its shards.

@@ -42,7 +42,11 @@ class Record(BaseModel):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file."""
+    """Read the mapping in a YAML file.
+
+    Raises:
+        DatasetError: Missing file, invalid YAML, or no mapping.
+    """
     path = Path(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
@@ -97,7 +101,11 @@ def make_record(kind: type[T], values: Any, where: str = "") -> T:
     """Convert a mapping to a [`Record`] or dataclass.
 
     A list of one item may be written as the item, and a record as the text of its first field.
-    Messages name the path `where` in the file.
+
+    Args:
+        kind: Class of the record.
+        values: Values of a YAML file.
+        where: Path of the record in the file, for messages.
 
     Raises:
         DatasetError: The values are invalid. The message lists all errors: unknown fields (with the

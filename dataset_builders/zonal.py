@@ -177,7 +177,12 @@ class CellPlane:
             self.projection = pyproj.Transformer.from_crs(EPSG_4326, self.crs, always_xy=True)
 
     def place(self, shapes: NDArray[Any], names: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
-        """Polygons in cell coordinates, and the region of each; none for regions outside."""
+        """Polygons in cell coordinates, and the region of each; none for regions out of the domain.
+
+        Args:
+            shapes: `(n,)` regions.
+            names: `(n,)` names of the regions, for messages.
+        """
         if self.globe is not None:
             where = {"target": self.globe, "centre": self.centre, "bend": self.bend}
             shapes = to_degrees(shapes, self.regions_crs, names, **where)

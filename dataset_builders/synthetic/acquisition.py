@@ -144,6 +144,10 @@ def develop(pixels: Pixels, overpass: Overpass) -> Pixels:
 
     Haze attenuates light on both paths and adds airlight, most in the blue channel. Half of the
     scattered light is assumed to travel forward [A].
+
+    Args:
+        pixels: RGB image, `(height, width, 3)`.
+        overpass: Acquisition of the tile.
     """
     depth = overpass.aerosol * (CHANNEL_NM / 550.0) ** -overpass.angstrom
     through = np.exp(-0.5 * depth * (1 + 1 / np.sin(np.radians(overpass.elevation))))

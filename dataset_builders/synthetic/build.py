@@ -125,6 +125,11 @@ def build_dataset(
 
     Returns:
         The dataset folder.
+
+    Raises:
+        DatasetError: A city or an acquisition is unknown, a number is too small, or the folder
+            holds another dataset.
+        InUseError: Another process writes to the folder.
     """
     root = Path(output_dir)
     parameters: dict[str, Any] = {

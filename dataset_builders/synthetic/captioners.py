@@ -269,7 +269,14 @@ def reference_caption(facts: Sequence[Fact], view: str) -> Caption:
 def write_caption(
     captioner: Captioner, facts: Sequence[Fact], view: str, rng: np.random.Generator
 ) -> Caption:
-    """Simulate a captioner's caption of an image with these true facts."""
+    """Simulate a captioner's caption of an image.
+
+    Args:
+        captioner: Simulated captioner.
+        facts: True facts about the image.
+        view: "street_view" or "satellite".
+        rng: Random generator of omissions and hallucinations.
+    """
     left_out = rng.uniform(size=len(facts)) < [omission_chance(captioner, one) for one in facts]
     told = [fact for fact, out in zip(facts, left_out, strict=True) if not out]
     omitted = tuple(fact for fact, out in zip(facts, left_out, strict=True) if out)

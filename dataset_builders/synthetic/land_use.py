@@ -84,8 +84,9 @@ class Part:
     def cells(self, width_m: float, depth_m: float, salt: int) -> tuple[Floats, Floats, Floats]:
         """Divide the blocks into cells of approximately the given size.
 
-        Returns the offsets in metres from the centre of each pixel's cell, and a random number of
-        the cell in [0, 1).
+        Returns:
+            Offsets in metres from the centre of each pixel's cell in both directions, and a random
+            number of the cell in [0, 1).
         """
         counts, offsets, indices = [], [], []
         for place, side, wanted in (

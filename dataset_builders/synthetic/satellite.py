@@ -75,7 +75,14 @@ class Tile:
 def render_tile(
     world: World, column: float, row: float, acquisition: Acquisition = "plain"
 ) -> Tile:
-    """Render the tile of a region; column and row may be fractional, between two regions."""
+    """Render the tile of a region.
+
+    Args:
+        world: City.
+        column: Column of the region, from the west; fractional for a tile between two regions.
+        row: Row of the region, from the south.
+        acquisition: "realistic" for varying sun, season, haze, sensor and roofs, or "plain".
+    """
     frame, style, overpass = _Frame(), world.style, None
     if acquisition == "realistic":
         overpass = draw_overpass(world, column, row)

@@ -151,7 +151,14 @@ class Canvas:
         self._fill("ellipse", box, paint, z)
 
     def note(self, name: str, attribute: str, place: Pair, size: Pair) -> None:
-        """List an object at (x, z) of a width and height in metres, unless it is too small."""
+        """List an object if its box in the image is large enough.
+
+        Args:
+            name: Key of `OBJECT_CLASSES`.
+            attribute: Adjective.
+            place: Position (x, z) in metres.
+            size: Width and height in metres.
+        """
         (x, z), (width, height) = place, size
         left, top = _project(x - width / 2, height, z)
         right, bottom = _project(x + width / 2, 0, z)

@@ -53,7 +53,15 @@ class StreetView:
 def render_street_view(
     world: World, column: int, row: int, view: int, acquisition: Acquisition = "plain"
 ) -> StreetView:
-    """Render a street view of a region by its number."""
+    """Render a street view of a region.
+
+    Args:
+        world: City.
+        column: Column of the region, from the west.
+        row: Row of the region, from the south.
+        view: Index of the view in the region.
+        acquisition: "realistic" for varying light, weather and camera, or "plain".
+    """
     rng = np.random.default_rng([world.hash_seed, column, row, view])
     # the first candidate on land, or the first candidate if all are in water
     places = (np.array([column, row]) + rng.uniform(0.08, 0.92, size=(12, 2))) * CELL_KM

@@ -74,7 +74,11 @@ STYLES = {style.name: style for style in _CITIES}
 
 
 def parse_city(city: str) -> tuple[Style, int | None]:
-    """Style and seed of a city name: "harborview" has no seed, "harborview-7" has seed 7."""
+    """Style and seed of a city name: "harborview" has no seed, "harborview-7" has seed 7.
+
+    Raises:
+        DatasetError: The style is unknown, or the seed is not a number.
+    """
     style, dash, seed = city.partition("-")
     if style not in STYLES or (dash and not re.fullmatch("[0-9]+", seed)):
         raise DatasetError(

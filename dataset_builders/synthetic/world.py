@@ -47,10 +47,14 @@ BUILDING_STEPS = (0.10, 0.24, 0.42, 0.62)  # thresholds of density between build
 
 
 class SmoothField:
-    """Smooth random field with mean 0, variance of about 1 and correlation length `length_km`.
+    """Smooth random field on the plane with mean 0 and variance of about 1.
 
     A sum of cosines with normal wave vectors and random phases, which approximates a Gaussian
     process with a Gaussian covariance (random Fourier features, Rahimi and Recht 2007).
+
+    Args:
+        rng: Random generator.
+        length_km: Correlation length in km.
     """
 
     def __init__(self, rng: np.random.Generator, length_km: float):
@@ -113,6 +117,9 @@ class World:
         city: City name: key of `STYLES`, or `<style>-<seed>` for a city with its own seed.
         grid_size: Number of regions per side, at least 3; the city scales with it.
         seed: Random seed of cities without their own.
+
+    Raises:
+        DatasetError: The city is unknown, or the grid is too small.
     """
 
     def __init__(self, city: str, grid_size: int, seed: int = 0):

@@ -253,9 +253,18 @@ def random_captions(
     max_length: int,
     seed: int,
 ) -> list[str]:
-    """Sample one candidate per image once, uniformly; see [`read_candidates`].
+    """Sample one candidate per image once, uniformly.
 
-    Images without candidates keep the `caption` of `listing`.
+    Args:
+        listing: One row per pair: table, image_id, caption. Images without candidates keep their
+            caption.
+        load_table: See [`read_candidates`].
+        count_tokens: See [`read_candidates`].
+        max_length: See [`read_candidates`].
+        seed: Random seed.
+
+    Raises:
+        InputError: See [`read_candidates`].
     """
     candidates = read_candidates(
         listing.assign(split="train").reset_index(drop=True),

@@ -79,7 +79,11 @@ NAMES = {field.name for field in fields(TrainingState)}
 
 
 def check_output_dir(output_dir: Path) -> None:
-    """Raise [`InputError`] if the folder contains files, but no run, which could overwrite them."""
+    """Raise an error if the output folder is not empty and contains no run.
+
+    Raises:
+        InputError: If the folder contains other files, which a run could overwrite.
+    """
     if not output_dir.exists() or (output_dir / ARGUMENTS_FILE).is_file():
         return
     others = [path for path in contents(output_dir) if not path.name.startswith(TEMPORARY)]
@@ -225,7 +229,11 @@ def find_damage(folder: Path) -> str:
 
 
 def set_damaged_aside(output_dir: Path) -> list[Path]:
-    """Rename damaged checkpoints, from the latest to the first intact one, to `damaged-<name>`."""
+    """Rename damaged checkpoints, from the latest to the first intact one.
+
+    Returns:
+        Their new paths, `damaged-checkpoint-<step>`.
+    """
     renamed = []
     for folder in reversed(find_checkpoints(output_dir)):
         if not find_damage(folder):

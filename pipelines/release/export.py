@@ -43,7 +43,11 @@ Run = Callable[[Arrays], Sequence[NDArray[Any]]]
 
 
 class VisionTower(nn.Module):
-    """Images to projected features and L2-normalised embeddings, each `(batch_size, dim)`."""
+    """Images to projected features and L2-normalised embeddings, each `(batch_size, dim)`.
+
+    Args:
+        model: UrbanLN, CLIP or SigLIP.
+    """
 
     def __init__(self, model: Any):
         super().__init__()

@@ -173,8 +173,11 @@ def push_files(
     Args:
         files: Files by path in the repository, including README.md.
         to: Destination.
-        message: Commit message.
+        message: Default commit message.
         repo_type: "model" or "space".
+
+    Raises:
+        InputError: If the Hub returns an error.
     """
     sizes = tuple((name, path.stat().st_size) for name, path in sorted(files.items()))
     card = files[CARD_FILE].read_text(encoding="utf-8")

@@ -73,6 +73,10 @@ def read_captions(dataset_name: str, city: str) -> RegionCaptions:
     A caption without an image (tiles published without images) is assigned, as satellite view, to
     the region of the tile in its image id, `z_x_y`.
 
+    Args:
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
+
     Raises:
         InputError: The dataset or city does not exist, or has no captions.
     """
@@ -184,6 +188,13 @@ def embed_tfidf(
 ) -> Path:
     """Write `<output>/<label>.parquet`: mean TF-IDF vector of each region's captions.
 
+    Args:
+        captions: Captions of a city.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        settings: Settings of TF-IDF and SVD.
+        log: Receives progress messages.
+
     Raises:
         InputError: Fewer than two captions, or no n-gram occurs often enough.
     """
@@ -206,7 +217,16 @@ def embed_text_tower(
     batch_size: int = 64,
     log: Callable[[str], None] = print,
 ) -> Path:
-    """Write `<output>/<label>.parquet`: mean text features of each region's captions."""
+    """Write `<output>/<label>.parquet`: mean text features of each region's captions.
+
+    Args:
+        captions: Captions of a city.
+        tower: Text encoder.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        batch_size: Captions per batch.
+        log: Receives progress messages.
+    """
 
     def encode(texts: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
         vectors = cached_vectors(output / ".texts", tower, texts, batch_size)

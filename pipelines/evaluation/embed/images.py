@@ -196,7 +196,14 @@ def embed_parts(
     settings: EmbedSettings,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Write the missing parts of share `(i, n)`: every n-th part, starting at the i-th.
+    """Write the missing parts of a share.
+
+    Args:
+        encoder: Image encoder.
+        source: Images to embed.
+        parts: Folder of the parts.
+        settings: Streaming settings.
+        share: `(i, n)`: write every n-th part, starting at the i-th.
 
     Raises:
         InUseError: Another process is writing one of the parts.

@@ -13,7 +13,15 @@ from .images import EmbedSettings, Source, embed_parts
 
 
 class ShareActor:
-    """Ray actor that embeds shares of the images."""
+    """Ray actor that embeds shares of the images.
+
+    Args:
+        open_encoder: Loads the encoder on the actor's machine.
+        open_source: Opens the images.
+        settings: Streaming settings.
+        num_shares: Number of shares.
+        parts: Folder of the parts.
+    """
 
     def __init__(
         self,

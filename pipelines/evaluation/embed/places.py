@@ -29,6 +29,15 @@ def embed_places(
 ) -> Path:
     """Write one location vector per region to `<output>/<label>.parquet`, column `both`.
 
+    Args:
+        regions: Regions with `region_id`, `lon` and `lat` in degrees (WGS-84); a region without
+            coordinates gets no vector.
+        output: Folder of the table.
+        label: Name of the system.
+        description: Metadata of the dataset.
+        training: Training metadata to store with the table.
+        device: Device of the encoder.
+
     Returns:
         Path of the table. Vectors have 512 dimensions.
 

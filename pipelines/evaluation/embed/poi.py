@@ -35,7 +35,12 @@ def without(columns: Iterable[str], indicator: str) -> tuple[str, ...]:
 
 
 def training_columns(columns: Sequence[str], indicators: Iterable[str]) -> tuple[str, ...]:
-    """Columns for a system that is trained once for all indicators."""
+    """Columns for a system that is trained once for all indicators.
+
+    Args:
+        columns: POI columns of the dataset.
+        indicators: Names of all indicators of the dataset.
+    """
     kept = tuple(columns)
     for indicator in indicators:
         if not all(_is_part(column, indicator) for column in columns):

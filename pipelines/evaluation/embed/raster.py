@@ -114,7 +114,12 @@ def region_means(
     regions: gpd.GeoDataFrame,
     settings: RasterSettings | None = None,
 ) -> RegionMeans:
-    """Average the vectors of raster cells over regions; earlier files take precedence.
+    """Average the vectors of raster cells over regions.
+
+    Args:
+        paths: Files of the city, in order of precedence.
+        regions: Polygons in EPSG:4326, with `region_id`.
+        settings: Settings for reading rasters.
 
     Raises:
         InputError: A raster is invalid, the rasters are incompatible, a band is empty, or no region
@@ -161,6 +166,16 @@ def embed_raster(
     """Write `<output>/<label>.parquet` and `<label>.rejects.parquet`.
 
     A finished table is kept unless files, regions or settings have changed.
+
+    Args:
+        paths: Files of the city, in order of precedence.
+        regions: Polygons in EPSG:4326, with `region_id`.
+        output: Folder of the city's tables.
+        label: Name of the system.
+        description: Metadata of the dataset: dataset, city, synthetic.
+        settings: Settings for reading rasters.
+        log: Receives progress messages.
+        training: Training metadata to store with the table.
 
     Raises:
         InputError: See [`region_means`].

@@ -152,7 +152,13 @@ class EmbeddingRaster:
         return Cells(raw, scales, valid, there.any(1), incomplete)
 
     def vectors(self, cells: Cells, bands: slice, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Decode the values of some bands, `(len(chosen), bands)`."""
+        """Decode the values of some bands, `(len(chosen), bands)`.
+
+        Args:
+            cells: Cells of a window.
+            bands: Bands to decode.
+            chosen: Indices of the cells to decode.
+        """
         raw = cells.raw[bands][:, chosen]
         if self.layout == "alphaearth":
             return ALPHAEARTH_VALUES[raw.view(np.uint8)].T
@@ -211,6 +217,11 @@ def open_rasters(
     paths: Sequence[str | Path], layout: Layout = "auto", nodata: float | None = None
 ) -> list[EmbeddingRaster]:
     """Open the rasters of a city and check that they are compatible.
+
+    Args:
+        paths: Raster files; files of scales are skipped.
+        layout: See [`EmbeddingRaster`].
+        nodata: See [`EmbeddingRaster`].
 
     Raises:
         InputError: A raster is invalid, or they differ in bands or layout.

@@ -49,9 +49,13 @@ def open_regions(
 ) -> tuple[gpd.GeoDataFrame, dict[str, Any]]:
     """Read the regions of a city in the dataset's order, and metadata for tables of their vectors.
 
+    Args:
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
+        shapes: Whether regions must have a geometry.
+
     Raises:
-        InputError: The dataset or city does not exist, or no region has a geometry while `shapes`
-            are required.
+        InputError: The dataset or city does not exist, or no region has a geometry.
     """
     about = _describe(dataset_name, city)
     try:

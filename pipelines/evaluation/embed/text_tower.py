@@ -25,6 +25,12 @@ TOKENIZED_AT_ONCE = 10_000
 class TextTower:
     """Encode texts with a checkpoint's `get_text_features` (projected, not normalised).
 
+    Args:
+        model: Model in eval mode, on its device.
+        tokenizer: Tokenizer of the checkpoint.
+        name: Name in tables.
+        random_init: Whether the weights are randomly initialised.
+
     Attributes:
         max_length: Maximum number of tokens per text; longer texts are truncated.
         logit_scale: Scale of cosine similarities, `exp` of the checkpoint's parameter.
@@ -108,6 +114,14 @@ def load_text_tower(
     trust_remote_code: bool = False,
 ) -> TextTower:
     """Load the text encoder of a checkpoint, or initialise its architecture randomly.
+
+    Args:
+        model_name_or_path: Hub id or folder: UrbanLN, CLIP, or another model of transformers with
+            `get_text_features`.
+        random_init: Initialise randomly instead of loading weights.
+        seed: Seed of the initialisation, which equals that of `load_model_encoder`.
+        device: Device of the model.
+        trust_remote_code: Allow code from the checkpoint.
 
     Raises:
         InputError: The checkpoint does not exist, has no text encoder, or lacks weights.

@@ -55,6 +55,10 @@ def training_of(metadata: Mapping[str, Any]) -> Training | None:
 def parse_training(text: str | None, **defaults: Any) -> Training | None:
     """Parse the JSON of `--training`.
 
+    Args:
+        text: JSON object with the fields of [`Training`].
+        defaults: Default values of fields.
+
     Raises:
         InputError: Invalid JSON, an unknown field, or no group.
     """
@@ -73,6 +77,9 @@ def parse_training(text: str | None, **defaults: Any) -> Training | None:
 
 def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that labels, groups and seeds identify the systems of a run.
+
+    Args:
+        systems: Metadata of the embedding tables by label.
 
     Raises:
         InputError: Two tables are the same training, or a group has the label of another table.
@@ -98,7 +105,11 @@ def check_trainings(systems: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def members(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Map each system to the labels of its trainings, ordered by seed."""
+    """Map each system to the labels of its trainings, ordered by seed.
+
+    Args:
+        systems: Metadata of the embedding tables by label; tables without a group are their own.
+    """
     known = {label: training_of(metadata) or Training(label) for label, metadata in systems.items()}
     found: dict[str, list[str]] = {}
     for label in sorted(known, key=lambda label: (known[label].seed, label)):

@@ -33,7 +33,11 @@ def fit_mean(tasks: Sequence[Task]) -> list[Fit]:
 
 
 def fit_coordinates(xy: NDArray[np.float64], tasks: Sequence[Task]) -> list[Fit]:
-    """k-nearest-neighbour regression on `(N, 2)` coordinates; k is chosen on the validation set.
+    """k-nearest-neighbour regression on coordinates; k is chosen on the validation set.
+
+    Args:
+        xy: `(N, 2)` positions of the regions in local metres.
+        tasks: Tasks, see [`Task`].
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameter `k`.
@@ -47,6 +51,11 @@ def fit_boosting(
     """Gradient-boosted regression trees; their size and number are chosen on the validation set.
 
     Scikit-learn's `HistGradientBoostingRegressor` with a learning rate of 0.1.
+
+    Args:
+        X: `(N, D)` features.
+        tasks: Tasks, see [`Task`].
+        leaves: Grid of the maximum number of leaves per tree.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameters `leaves` and `trees`.

@@ -148,6 +148,13 @@ def compute(
 ) -> None:
     """Compute the cells without a row and append their rows.
 
+    Args:
+        comparison: Systems to compare.
+        cells: Indicators and splits, from [`make_cells`].
+        store: Store of the rows; predictions are written next to its file.
+        settings: Probe settings.
+        progress: Progress bar that wraps the iteration over batches of cells.
+
     Raises:
         InputError: A probe is unknown.
     """
@@ -229,7 +236,13 @@ def _fit(
 def make_cells(
     targets: Sequence[Target], splitters: Mapping[str, Splitter], settings: ProbeSettings
 ) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """Cells that can be computed, and the skipped ones with their reason."""
+    """Cells that can be computed, and the skipped ones with their reason.
+
+    Args:
+        targets: Target indicators, with one value per region of the splits.
+        splitters: Protocol to splitter.
+        settings: Probe settings with the numbers of seeds.
+    """
     cells, skipped = [], []
     for protocol, splitter in splitters.items():
         for seed in range(settings.seeds or 0):

@@ -60,11 +60,17 @@ class RidgeSettings:
 def fit_mlp(
     X: Array, tasks: Sequence[Task], settings: MLPSettings | None = None, device: str = "cpu"
 ) -> list[Fit]:
-    """Train an MLP on `(N, D)` embeddings for every task and grid point, chosen on validation.
+    """Train an MLP for every task and grid point; hyper-parameters are chosen on validation.
 
     Tasks with the same training rows and seed, such as the indicators of one split, share batches
     and are trained in one computation, each with its own early stopping. The result of a task does
     not depend on the other tasks.
+
+    Args:
+        X: `(N, D)` embeddings, finite.
+        tasks: Tasks with at least one training and one validation row each.
+        settings: Grid and training settings.
+        device: Torch device.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameters `lr`, `wd` and `epochs`.
@@ -292,6 +298,12 @@ def fit_ridge(
 
     Tasks with the same training rows share one eigendecomposition for all alphas and targets.
     Equivalent to scikit-learn's `Ridge` on standardised inputs.
+
+    Args:
+        X: `(N, D)` embeddings, finite.
+        tasks: Tasks with at least one training and one validation row each.
+        settings: Grid of alphas.
+        device: Torch device; computed in float64, on the CPU if the device is MPS.
 
     Returns:
         One `Fit` per task, in order, with the hyper-parameter `alpha`.

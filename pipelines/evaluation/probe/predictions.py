@@ -36,7 +36,15 @@ def write_predictions(
     tasks: Sequence[Task],
     fits: Sequence[Fit],
 ) -> None:
-    """Write the test and validation predictions of a batch of rows, one file each."""
+    """Write the test and validation predictions of a batch of rows, one file each.
+
+    Args:
+        output: Results folder of the city.
+        region_ids: `(N,)` ids of the regions indexed by the tasks.
+        rows: Result rows, one per task.
+        tasks: Tasks, see [`Task`].
+        fits: Fits, one per task.
+    """
     name = f"{digest([row.key for row in rows])}.parquet"
     pairs = list(zip(tasks, fits, strict=True))
     tested = [(task.test, fit.predictions) for task, fit in pairs]
@@ -114,6 +122,10 @@ def read_predictions(folder: Path, wanted: Mapping[str, Any]) -> pd.DataFrame:
 def current_predictions(folder: Path, part: str) -> pd.DataFrame:
     """Predictions comparable with the latest run of `probe`, with the block of each region.
 
+    Args:
+        folder: Results folder of one city.
+        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
+
     Returns:
         Table of [`read_predictions`] with the column `block_id`.
 
@@ -155,6 +167,11 @@ def predicted_splits(
     """Predictions comparable with the latest run of `probe`, per indicator and split.
 
     Text columns are read as dictionary columns, for tables with millions of predictions.
+
+    Args:
+        folder: Results folder of one city.
+        protocol: Protocol of the splits.
+        part: `PREDICTIONS_FOLDER` or `VALIDATION_FOLDER`.
 
     Raises:
         InputError: There are no results, or the systems of a split have different regions.

@@ -98,6 +98,14 @@ def measure_reach(
     or not, are compared with the labelled training regions by [`unlike`], from samples of at most
     [`MOST_REGIONS`] of either.
 
+    Args:
+        city: City with its regions and labels.
+        table: Embedding table.
+        system: One view of the table, for the compared regions.
+        kept: Rows of the city's regions that are compared.
+        split: Block split of the compared regions; None if there is none.
+        blocks: `(len(kept),)` block number of each region.
+
     Returns:
         Indicator to `covered`, ten shares from the lowest decile, None if empty; `outside`, the
         number of sampled test regions; and `unlike`, the number of these outside the training

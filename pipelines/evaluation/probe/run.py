@@ -59,6 +59,13 @@ def probe(
     Also writes test and validation predictions in Parquet; `regions.parquet` with geometries and
     labels; and `probe.json` with excluded regions, skipped cells and coverage of the embeddings.
 
+    Args:
+        city: City with regions and indicators.
+        tables: Embedding tables of the systems.
+        output: Results folder of the city.
+        settings: Evaluation settings.
+        progress: Progress bar that wraps the iteration over batches of cells.
+
     Returns:
         Path of results.jsonl.
 

@@ -117,6 +117,11 @@ def views_of(
 ) -> dict[str, list[str]]:
     """Views of each system to evaluate, by label.
 
+    Args:
+        tables: Embedding tables of the systems.
+        wanted: Requested views, of `VIEW_CHOICES`; None for all.
+        controls: Additional controls.
+
     Raises:
         InputError: There is no table, a label or training is duplicated, a label is the name of a
             control, or a table has none of the views.
@@ -166,6 +171,13 @@ def check_beside(
 ) -> None:
     """Validate the inputs that systems are to be combined with.
 
+    Args:
+        beside: Labels of tables or names of controls.
+        city: City with its regions.
+        tables: Embedding tables of the systems.
+        controls: Additional controls.
+        probes: Requested probes.
+
     Raises:
         InputError: A name is unknown, duplicated, that of the only table, or one of several
             trainings of a system; there are no POI counts; or the ridge probe was not requested.
@@ -212,6 +224,12 @@ def common_regions(
     needed: Collection[str] = (),
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Rows of the regions with embeddings of all systems and views; others counted by reason.
+
+    Args:
+        city: City with its regions.
+        tables: Embedding tables of the systems.
+        views: Views per label, from [`views_of`].
+        needed: Controls that must be defined for every region, of `poi_counts` and `geoclip`.
 
     Raises:
         InputError: No region is left.
@@ -268,6 +286,16 @@ def make_systems(
     gain over `coordinates` is the information in the embeddings beyond location.
     `<other>+<label>` combines the system with another table or control, see [`System.next_to`]; of
     a table with several views, the last one is used.
+
+    Args:
+        city: City with its regions.
+        tables: Embedding tables of the systems.
+        views: Views per label, from [`views_of`].
+        kept: Rows of the city's regions that are compared.
+        place: Geography of all regions.
+        probes: Requested probes; controls with a probe of their own are always included.
+        beside: Labels and names checked by [`check_beside`].
+        controls: Additional controls, of `EXTRA_CONTROLS`.
     """
     ridge = tuple(probe for probe in probes if probe == JOINT_PROBE)
     mean = System("mean", NO_VIEW, "", ("mean",), (np.zeros((len(kept), 0)),))

@@ -74,6 +74,13 @@ def transfer_encoder(
 ) -> Transfer:
     """Evaluate encoders trained in another city (protocol `city-encoder`).
 
+    Args:
+        source_city: City in which the encoders were trained.
+        target: Target city, with the embeddings of these encoders.
+        output: Results folder; existing rows are not recomputed.
+        settings: Evaluation settings; `protocols` is ignored.
+        within: Split protocol in the target city, `random` or `block`.
+
     Raises:
         InputError: No view or region is left, or a setting is unknown.
     """
@@ -108,6 +115,12 @@ def transfer_probe(
     part of each source's random split is used for validation, a different fifth per split seed, and
     the other regions for training. Labels of the target are used for scoring only. The control is
     the mean of the sources' labels.
+
+    Args:
+        sources: Source cities, at least one, with embeddings of the same encoders as the target.
+        target: Target city.
+        output: Results folder; existing rows are not recomputed.
+        settings: Evaluation settings; `protocols` is ignored.
 
     Raises:
         InputError: The target is among the sources, encoders differ between cities, or an indicator

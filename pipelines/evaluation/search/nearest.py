@@ -104,7 +104,13 @@ def owned_keys(vectors: Floats, owners: Ints) -> tuple[Keys, Ints]:
 
 
 def top_k(queries: Floats, keys: Keys, k: int, block_keys: int = BLOCK_KEYS) -> tuple[Floats, Ints]:
-    """Find the k nearest owners of each `(Q, D)` query, in descending order of score.
+    """Find the k nearest owners of each query, in descending order of score.
+
+    Args:
+        queries: L2-normalised query vectors, `(Q, D)`.
+        keys: Keys of R owners.
+        k: Number of owners.
+        block_keys: Keys compared at a time.
 
     Returns:
         Scores and owner numbers, `(Q, min(k, R))` each; ties are sorted by owner number.
@@ -151,6 +157,13 @@ def first_hits(
 
     Ties (within rounding) are resolved against the relevant owner, so that a collapsed encoder
     scores worst.
+
+    Args:
+        queries: L2-normalised query vectors, `(Q, D)`.
+        keys: Keys of R owners.
+        relevance: Relevance of owners to queries.
+        block_keys: Keys compared at a time.
+        block_queries: Queries compared at a time.
 
     Raises:
         ValueError: A query has no relevant owner.

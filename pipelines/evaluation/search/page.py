@@ -32,6 +32,12 @@ SLUG_LENGTH = 48
 def write_search(query: str, hits: Sequence[Hit], gallery: Gallery, output: Path) -> list[Path]:
     """Write `<output>/<words of the query>-<hash>.csv`, `.geojson` and `.html`.
 
+    Args:
+        query: Query text.
+        hits: Regions found, nearest first.
+        gallery: Searched images.
+        output: Folder of the files.
+
     Returns:
         Paths of the three files.
     """

@@ -91,6 +91,15 @@ def open_gallery(
 ) -> Gallery:
     """Embed every image of a view, or read the cached embeddings.
 
+    Args:
+        encoder: Image encoder.
+        dataset_name: Folder or Hub id of a dataset.
+        city: City of the dataset.
+        view: `street_view` or `satellite`.
+        output: Folder of the city's files.
+        label: Name of the model.
+        settings: Streaming settings.
+
     Raises:
         InputError: The dataset, city or view does not exist, or no image could be embedded.
     """
@@ -227,6 +236,13 @@ def measure(
 ) -> dict[str, Any]:
     """Measure retrieval between images and captions; write `retrieval-<view>-<name>.json` and .md.
 
+    Args:
+        gallery: Embedded images; those without a caption are ignored.
+        pairs: Captions, from [`own_captions`] or [`all_captions`].
+        tower: Text encoder of the same checkpoint.
+        output: Folder of the city's files.
+        name: Name of the model and caption set.
+
     Returns:
         Content of the JSON file.
 
@@ -290,6 +306,12 @@ def search_regions(
     top: int = 10,
 ) -> list[Hit]:
     """Find the regions nearest to a text, nearest first.
+
+    Args:
+        query: Query text.
+        gallery: Embedded images.
+        encode: Text encoder of the same checkpoint; returns `(n, D)`.
+        top: Number of regions.
 
     Raises:
         InputError: The query is empty.

@@ -122,9 +122,14 @@ def score_view(
     encode: Callable[[Sequence[str]], NDArray[np.float32]],
     logit_scale: float,
 ) -> NDArray[np.float32]:
-    """Zero-shot scores `(N, number of classes of all attributes)` from `(N, D)` image embeddings.
+    """Zero-shot scores of regions, `(N, number of classes of all attributes)`.
 
-    Regions without images, whose embeddings are NaN, have NaN scores.
+    Args:
+        vectors: Mean image embeddings, `(N, D)`; NaN for regions without images, as their scores.
+        view: View of the images.
+        prompts: Attributes and templates.
+        encode: Text encoder of the same checkpoint; returns `(n, D)`.
+        logit_scale: Scale of the cosine similarities before the softmax.
     """
     images = unit(vectors)
     parts = []
@@ -144,13 +149,14 @@ def agreements(
     city: City,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Rank correlations with the indicators that are named in the prompts and known for a city.
+    """Rank correlations with all indicators that are named in the prompts and known for the city.
 
-    Returns:
-        `view`, `score` (`<attribute>.<class>`), `indicator`, `n` (regions with both values) and
-        `spearman`; `null_low` and `null_high`, the 95 % interval under permuted labels, and the
-        two-sided `p_value`; `low` and `high`, the 95 % block bootstrap interval (None if there is
-        one block), and the number of `blocks`.
+    Args:
+        scores: Scores by view, from [`score_view`].
+        region_ids: Region ids of the rows of scores.
+        prompts: Attributes and their indicators.
+        city: Indicators and locations of regions.
+        seed: Seed of permutations and bootstrap.
     """
     rows = {region_id: row for row, region_id in enumerate(region_ids)}
     order = np.array([rows.get(region_id, -1) for region_id in city.regions["region_id"]])
@@ -237,6 +243,15 @@ def zero_shot(
     """Score all regions; write `zero-shot-<label>` as `.parquet`, `.csv`, `.json` and `.md`.
 
     The Parquet file is an embedding table for `evaluate.py probe`.
+
+    Args:
+        table: Mean image embeddings of the regions.
+        city: Indicators to compare with.
+        prompts: Attributes and templates.
+        encode: Text encoder of the same checkpoint; returns `(n, D)`.
+        logit_scale: Scale of cosine similarities in the checkpoint.
+        output: Folder of the city's files.
+        label: Name of the checkpoint.
 
     Returns:
         Content of the JSON file.
