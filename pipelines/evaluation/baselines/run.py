@@ -16,7 +16,7 @@ from ..embed.poi import POI, PREFIX
 from ..embed.tables import earlier_metadata, rename_training, write_embeddings
 from ..embed.trainings import Training
 from ..errors import InputError
-from .base import RegionData, RegionEncoder
+from .base import RegionData
 from .data import load_region_data
 from .registry import build, read_settings
 
@@ -77,6 +77,7 @@ def run_baseline(
     encoder.fit(data)
     fitted = time.perf_counter()
     vectors = encoder.encode(data)
+    provenance = encoder.provenance
     metadata = {
         "label": label,
         "encoder": encoder.name,
@@ -90,25 +91,17 @@ def run_baseline(
         "fit_seconds": round(fitted - start, 3),
         "seconds": round(time.perf_counter() - start, 3),
         "fingerprint": fingerprint,
-        **_provenance(encoder, data),
+        "provenance": {"source": provenance.source, "differs": list(provenance.differs)},
+        "uses": sorted(provenance.uses),
+        "pretrained": provenance.pretrained or "random weights",
         **(training.metadata() if training else {}),
     }
+    if POI in provenance.uses:
+        metadata["poi_columns"] = [f"{PREFIX}{category}" for category in data.poi_categories]
+        metadata["poi_left_out"] = list(data.poi_left_out)
     _write(path, data, vectors, metadata)
     log(_summary(path, vectors, metadata))
     return path
-
-
-def _provenance(encoder: RegionEncoder, data: RegionData) -> dict[str, Any]:
-    made_of = encoder.provenance
-    fields: dict[str, Any] = {
-        "provenance": {"source": made_of.source, "differs": list(made_of.differs)},
-        "uses": sorted(made_of.uses),
-        "pretrained": made_of.pretrained or "random weights",
-    }
-    if POI in made_of.uses:
-        fields["poi_columns"] = [f"{PREFIX}{category}" for category in data.poi_categories]
-        fields["poi_left_out"] = list(data.poi_left_out)
-    return fields
 
 
 def _write(

@@ -18,7 +18,6 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from dataset_builders.files import atomic_path
@@ -26,6 +25,7 @@ from dataset_builders.log_ticks import raw_ticks
 
 from ..analysis.clusters import Clusters
 
+FIGURES_FOLDER = "figures"  # in the report's folder
 MAX_COLUMNS = 4
 TITLE_WIDTH = 30  # of panel titles, in characters
 CHARACTERS_PER_INCH = 11  # in figure titles
@@ -321,27 +321,6 @@ def draw_matrices(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) ->
         figure.supylabel("trained in", fontsize=10)
 
 
-def draw_bars(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
-    """Draw horizontal bars on logarithmic axes, one per row and column of each panel."""
-    names = list(next(iter(panels.values())).index)
-    with drawing(path, title, (10, 0.42 * len(names) + 1.6)) as figure:
-        for name, axes in _grid(figure, list(panels), sharey=True):
-            height = 0.8 / panels[name].shape[1]
-            for number, column in enumerate(panels[name]):
-                y = np.arange(len(names)) - 0.4 + height * (number + 0.5)
-                values = panels[name][column].where(panels[name][column] > 0)
-                colour = ("#9db8cc", BLUE, ORANGE)[number % 3]
-                axes.barh(y, values, 0.9 * height, color=colour, label=column)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(LogFormatter())
-            axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=True))
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.4, -0.6)
-            axes.tick_params(axis="y", length=0)
-            axes.set_xlabel(name)
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-
-
 def draw_clusters(
     path: Path,
     title: str,
@@ -435,13 +414,13 @@ def _readable(name: str) -> str:
 __all__ = [
     "BLUE",
     "CUT",
+    "FIGURES_FOLDER",
     "GREY",
     "MISSING_COLOUR",
     "PERCENTILES",
     "RED",
     "RESIDUALS",
     "VALUES",
-    "draw_bars",
     "draw_clusters",
     "draw_curves",
     "draw_intervals",

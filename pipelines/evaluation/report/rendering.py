@@ -5,10 +5,10 @@ Names come from datasets and models, so every output format escapes them.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from markupsafe import Markup, escape
@@ -20,6 +20,8 @@ from pipelines.common.pages import page_environment, printable
 DASH = "–"
 TEMPLATE = "report.html.j2"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -29,8 +31,7 @@ class Column:
         name: Header.
         text: Displayed texts.
         values: Unrounded numbers or words for the CSV file; None where missing.
-        spread: Standard deviations, optional.
-        ends: Lower and upper ends of intervals, optional.
+        more: Suffix to further numbers for the CSV file: "sd", or "low" and "high".
         bold: Whether to print values in bold, optional.
         numeric: Whether the values are numbers.
         group: Header spanning several columns.
@@ -39,8 +40,7 @@ class Column:
     name: str
     text: Sequence[str]
     values: Sequence[Any]
-    spread: Sequence[float] = ()
-    ends: Sequence[tuple[float, float]] = ()
+    more: Mapping[str, Sequence[float]] = field(default_factory=dict)
     bold: Sequence[bool] = ()
     numeric: bool = True
     group: str = ""
@@ -71,23 +71,20 @@ class Table:
 
     def frame(self) -> pd.DataFrame:
         """Unrounded values, with columns `<name> sd`, `<name> low` and `<name> high` if known."""
-        parts: list[tuple[str, list[Any]]] = []
+        names: list[str] = []
+        parts: list[list[Any]] = []
         for number, column in enumerate(self.columns):
-            below = [row[number] for row in self.footer]
-            parts.append((column.full_name, [*column.values, *below]))
-            if any(map(math.isfinite, column.spread)):
-                spread = [value if math.isfinite(value) else None for value in column.spread]
-                parts.append((f"{column.full_name} sd", [*spread, *[None] * len(below)]))
-            for end, values in zip(("low", "high"), zip(*column.ends, strict=True), strict=False):
+            names.append(column.full_name)
+            parts.append([*column.values, *(row[number] for row in self.footer)])
+            for suffix, values in column.more.items():
+                names.append(f"{column.full_name} {suffix}")
                 known = [value if math.isfinite(value) else None for value in values]
-                parts.append((f"{column.full_name} {end}", [*known, *[None] * len(below)]))
-        frame = pd.DataFrame(dict(enumerate(values for _, values in parts)), dtype=object)
-        return frame.set_axis([name for name, _ in parts], axis=1)
+                parts.append([*known, *[None] * len(self.footer)])
+        return pd.DataFrame(dict(enumerate(parts)), dtype=object).set_axis(names, axis=1)
 
     def html(self) -> Markup:
         """Escaped HTML table; numeric cells contain `<span class="n">`."""
-        heads = [(str(escape(one.group)), _html(one.name, one.numeric)) for one in self.columns]
-        grouped = any(group for group, _ in heads)
+        groups = [str(escape(one.group)) for one in self.columns]
         shown = pd.DataFrame(
             {
                 number: [
@@ -98,11 +95,11 @@ class Table:
             }
         )
         # column numbers keep headers unique and are not shown
+        if any(groups):
+            shown.columns = pd.MultiIndex.from_arrays([groups, range(len(groups))])
+        heads = [_html(one.name, one.numeric) for one in self.columns]
         styler = shown.style.hide(axis="index")
-        if grouped:
-            shown.columns = pd.MultiIndex.from_arrays([[g for g, _ in heads], range(len(heads))])
-            styler = shown.style.hide(axis="index")
-        styler.relabel_index([head for _, head in heads], axis="columns", level=1 if grouped else 0)
+        styler.relabel_index(heads, axis="columns", level=shown.columns.nlevels - 1)
         return Markup(styler.to_html(exclude_styles=True))
 
     def markdown(self) -> str:
@@ -160,21 +157,13 @@ class Section:
         """HTML id."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
-    def tables(self) -> Iterator[Table]:
-        """All tables of the section and its subsections."""
+    def all(self, kind: type[T]) -> Iterator[T]:
+        """All tables or figures of the section and its subsections."""
         for block in self.blocks:
-            if isinstance(block, Table):
+            if isinstance(block, kind):
                 yield block
             elif isinstance(block, Section):
-                yield from block.tables()
-
-    def figures(self) -> Iterator[Figure]:
-        """All figures of the section and its subsections."""
-        for block in self.blocks:
-            if isinstance(block, Figure):
-                yield block
-            elif isinstance(block, Section):
-                yield from block.figures()
+                yield from block.all(kind)
 
 
 Block = str | Bullets | Table | Figure | Section
@@ -199,25 +188,25 @@ def numbers(
 ) -> Column:
     """Create a column of numbers, optionally with standard deviations."""
     known = [None if v is None or not math.isfinite(v) else float(v) for v in values]
-    sds = [sd if v is not None else math.nan for v, sd in zip(known, spread, strict=False)]
     texts = [DASH if value is None else format(value, form) for value in known]
-    texts = [
-        f"{t} ± {format(sd, form)}" if math.isfinite(sd) else t
-        for t, sd in zip(texts, sds or [math.nan] * len(texts), strict=True)
-    ]
-    return Column(name, texts, known, sds, bold=bold, group=group)
+    sds = [sd if v is not None else math.nan for v, sd in zip(known, spread, strict=False)]
+    for row, sd in enumerate(sds):
+        texts[row] += f" ± {format(sd, form)}" if math.isfinite(sd) else ""
+    more = {"sd": sds} if any(map(math.isfinite, sds)) else {}
+    return Column(name, texts, known, more, bold, group=group)
 
 
 def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
     """Create a column of differences with their intervals, bold where these exclude 0."""
-    rows = list(zip(estimate, low, high, strict=True))
-    plain = numbers(name, (row[0] for row in rows), form="+.3f")
+    plain = numbers(name, estimate, form="+.3f")
+    low, high = (list(map(float, values)) for values in (low, high))
+    ends = list(zip(low, high, strict=True))
     texts = [
         f"{text} [{lo:+.3f}, {hi:+.3f}]" if text != DASH and math.isfinite(hi - lo) else text
-        for text, (_, lo, hi) in zip(plain.text, rows, strict=True)
+        for text, (lo, hi) in zip(plain.text, ends, strict=True)
     ]
-    ends = [(float(lo), float(hi)) for _, lo, hi in rows]
-    return replace(plain, text=texts, ends=ends, bold=[lo > 0 or hi < 0 for lo, hi in ends])
+    bold = [lo > 0 or hi < 0 for lo, hi in ends]
+    return replace(plain, text=texts, more={"low": low, "high": high}, bold=bold)
 
 
 def _bold(column: Column) -> Sequence[bool]:
@@ -287,7 +276,7 @@ def write_report_files(report: Section, banner: str, output: Path) -> None:
     for name, content in (("report.html", page), ("report.md", text)):
         with atomic_path(output / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    for table in report.tables():
+    for table in report.all(Table):
         write_csv(output / "tables" / f"{table.name}.csv", table.frame())
 
 

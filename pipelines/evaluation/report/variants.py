@@ -18,7 +18,7 @@ from ..analysis.bootstrap import MEAN
 from ..analysis.claims import VariantDifference
 from ..embed.trainings import Training, training_of
 from ..probe.splits import PROTOCOLS
-from .figures import BLUE, GREY, RED, draw_curves, draw_intervals
+from .figures import BLUE, FIGURES_FOLDER, GREY, RED, draw_curves, draw_intervals
 from .frame import CELL, KEY, PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, CityResults, run_scores, slug
 from .rendering import DASH, Block, Figure, Section, Table, intervals, numbers, words
 from .tables import with_mean
@@ -117,21 +117,18 @@ def read_recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
     return dict(zip(RECALLS, np.mean(found, axis=0).tolist(), strict=True))
 
 
-def claims_table(study: Study, probe: str, models: Path) -> Table:
+def claims_table(study: Study, probe: str) -> Table:
     """Table of claims with differences and verdicts, per variant and view.
 
     Args:
         study: Variants under one protocol.
         probe: Probe of the scores.
-        models: Folder with one subfolder per training label.
     """
+    models = study.city.output.parent / MODELS_FOLDER
     rows, scores = study.of(probe), study.scores()
     trainings = [study.training(name) for name in rows["system"]]
     r2 = {
-        side: [
-            scores[name, "", view, probe]
-            for name, view in zip(rows[side], rows["view"], strict=True)
-        ]
+        side: [scores[name, "", view, probe] for name, view in rows[[side, "view"]].to_numpy()]
         for side in ("reference", "system")
     }
     recalls = {
@@ -196,19 +193,13 @@ def differences_table(study: Study) -> Table:
     )
 
 
-def variants_section(study: Study, output: Path, folder: str) -> Section:
-    """Section with tables and figures of the variants.
-
-    Args:
-        study: Variants under one protocol.
-        output: Report folder.
-        folder: Folder of the figures, relative to `output`.
-    """
-    models, (probe, *others) = output.parent / MODELS_FOLDER, study.probes
-    blocks: list[Block] = [claims_table(study, probe, models)]
-    blocks += [_claims_figure(study, probe, output, folder), *_curves(study, probe, output, folder)]
+def variants_section(study: Study) -> Section:
+    """Section with tables and figures of the variants."""
+    probe, *others = study.probes
+    blocks: list[Block] = [claims_table(study, probe), _claims_figure(study, probe)]
+    blocks += _curves(study, probe)
     if others:
-        tables = [claims_table(study, other, models) for other in others]
+        tables = [claims_table(study, other) for other in others]
         blocks.append(Section(f"{study.where}: claims, other probe", tables, folded=True))
     title = f"{study.where}: all variants, per indicator"
     blocks.append(Section(title, [differences_table(study)], folded=True))
@@ -217,22 +208,18 @@ def variants_section(study: Study, output: Path, folder: str) -> Section:
     return Section(f"{study.where}: claims", blocks)
 
 
-def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figure:
+def _claims_figure(study: Study, probe: str) -> Figure:
     rows = study.of(probe)
     shown = rows.assign(
-        name=[
-            f"{study.short(own)} - {study.short(other)}"
-            for own, other in zip(rows["system"], rows["reference"], strict=True)
-        ],
-        colour=[
-            BLUE if low > 0 else RED if high < 0 else GREY
-            for low, high in zip(rows["low"], rows["high"], strict=True)
-        ],
+        name=rows["system"].map(study.short) + " - " + rows["reference"].map(study.short),
+        colour=np.select([rows["low"] > 0, rows["high"] < 0], [BLUE, RED], GREY),
     )
     panels = {VIEW_NAMES[own["view"].iloc[0]]: own for _, own in shown.groupby("place")}
-    path = f"{folder}/{slug(study.city.name, study.protocol, 'claims')}.png"
+    path = f"{FIGURES_FOLDER}/{slug(study.city.name, study.protocol, 'claims')}.png"
     title = f"{study.where}: R² of variants minus their references, {PROBE_NAMES[probe]}"
-    draw_intervals(output / path, title, panels, "difference of R², mean over indicators")
+    draw_intervals(
+        study.city.output / path, title, panels, "difference of R², mean over indicators"
+    )
     return Figure(
         path,
         title,
@@ -241,7 +228,7 @@ def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figur
     )
 
 
-def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]:
+def _curves(study: Study, probe: str) -> list[Figure]:
     """Figures of hyper-parameter curves formed by variants; references are at 0."""
     rows = study.of(probe)
     points = []
@@ -256,10 +243,10 @@ def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]
     for name, own in pd.DataFrame(points).groupby("name", sort=False) if points else ():
         shown = own.assign(curve=own["view"].map(VIEW_NAMES)).sort_values(["place", "x"])
         shown = shown.drop_duplicates(["curve", "x"])
-        path = f"{folder}/{slug(study.city.name, study.protocol, 'curve', str(name))}.png"
+        path = f"{FIGURES_FOLDER}/{slug(study.city.name, study.protocol, 'curve', str(name))}.png"
         title = f"{study.where}: difference of R² by {name}, {PROBE_NAMES[probe]}"
         panels = {"mean over indicators": shown}
-        draw_curves(output / path, title, panels, str(name), "difference of R²")
+        draw_curves(study.city.output / path, title, panels, str(name), "difference of R²")
         names = sorted({study.short(system) for system in shown["system"]})
         about = f"{title}. Bands: 95 % confidence intervals. Variants: {', '.join(names)}."
         figures.append(Figure(path, title, about))

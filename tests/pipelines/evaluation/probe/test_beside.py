@@ -23,8 +23,8 @@ from pipelines.evaluation.probe.predictions import PREDICTIONS_FOLDER, current_p
 from pipelines.evaluation.probe.results import read_rows
 from pipelines.evaluation.probe.run import ProbeSettings, compared_regions, probe
 from pipelines.evaluation.probe.splits import BlockSplitter, geography
-from pipelines.evaluation.report.added import added_tables
 from pipelines.evaluation.report.frame import read_city
+from pipelines.evaluation.report.summary import added_tables
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
 from tests.pipelines.evaluation.toy import CITY, build_toy
 

@@ -10,13 +10,8 @@ from pipelines.evaluation.analysis.claims import VariantDifference
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.probe.results import ResultRow
 from pipelines.evaluation.report.frame import METHOD, VARIANT, CityResults
-from pipelines.evaluation.report.variants import (
-    claims_table,
-    read_recalls,
-    studies,
-    variants_section,
-    verdict,
-)
+from pipelines.evaluation.report.rendering import Figure, Table
+from pipelines.evaluation.report.variants import claims_table, studies, variants_section, verdict
 
 MU = "weight mu"
 TRAININGS = {  # variant -> reference, claim, expected, curve
@@ -69,14 +64,14 @@ def study(tmp_path):
     groups = frame["system"].str.rpartition("-s")[0]
     frame = frame.assign(label=frame["system"], system=groups, beside="")
     added = frame.assign(beside="coordinates", label="coordinates+" + frame["label"], r2=9.0)
-    city = CityResults(tmp_path, summary, pd.concat([frame, added]))
+    city = CityResults(tmp_path / "results" / "town", summary, pd.concat([frame, added]))
     variants = [name for name in TRAININGS if name != "net-full"]
     compared = [difference(name, one) for name in variants for one in (*INDICATORS, MEAN)]
     (found,) = studies(city, compared).values()
     return found
 
 
-def write_metrics(folder, published, label="net-mu-0-s0"):
+def write_metrics(folder, published, label):
     """Three validations; the first is before training, and the second is published."""
     (folder / label).mkdir(parents=True)
     lines = [{"step": 5, "loss": 1.0}]
@@ -94,10 +89,11 @@ def test_variant_of_a_variant_is_not_a_method(study):
     assert study.city.rank("net-noise") == study.city.rank("net-noise-in-batch") == VARIANT
 
 
-def test_every_claim_has_its_difference_and_a_verdict(study, tmp_path):
+def test_claims_have_differences_verdicts_and_recall(study, tmp_path):
     for seed, recall in enumerate((0.5, 0.7)):
-        write_metrics(tmp_path, recall, f"net-mu-0-s{seed}")
-    table = claims_table(study, "ridge", tmp_path)
+        write_metrics(tmp_path / "models", recall, f"net-mu-0-s{seed}")
+    write_metrics(tmp_path / "models", 0.4, "net-both-s0")
+    table = claims_table(study, "ridge")
     assert "synthetic" in table.title
     cells = table.frame().set_index("variant")
     verdicts = dict(cells["verdict"])
@@ -121,6 +117,7 @@ def test_every_claim_has_its_difference_and_a_verdict(study, tmp_path):
     assert "-0.300 \\[-0.350, -0.250\\]" in table.markdown()
     assert cells.loc["mu-0", "recall@5 image to text"] == pytest.approx(0.6)
     assert line["recall@5 text to image"] is None
+    assert cells.loc["both", "recall@5 text to image"] is None, "missing for one training"
 
 
 def test_verdict_needs_a_significant_difference():
@@ -132,15 +129,9 @@ def test_verdict_needs_a_significant_difference():
     assert verdict(0.1, 0.2, training("net-noise", 0)) == "higher"
 
 
-def test_recall_is_from_the_published_step_or_nan(tmp_path):
-    write_metrics(tmp_path, 0.4)
-    assert read_recalls(tmp_path, ["net-mu-0-s0"])["image to text"] == 0.4
-    assert np.isnan(read_recalls(tmp_path, ["net-mu-0-s0", "gone"])["image to text"])
-
-
 def test_variants_section_draws_its_figures(study, tmp_path):
-    section = variants_section(study, tmp_path / "results", "figures")
-    figures = list(section.figures())
+    section = variants_section(study)
+    figures = list(section.all(Figure))
     assert [one.path for one in figures] == [
         "figures/town-block-claims.png",
         "figures/town-block-curve-weight-mu.png",
@@ -151,6 +142,6 @@ def test_variants_section_draws_its_figures(study, tmp_path):
         pixels = matplotlib.image.imread(tmp_path / "results" / one.path)
         assert pixels.shape[1] > 600
         assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
-    tables = list(section.tables())
+    tables = list(section.all(Table))
     assert [table.name for table in tables] == ["town-block-claims-ridge", "town-block-variants"]
     assert tables[1].frame()["differs in"].tolist()[0] == "it is net-mu-0"

@@ -1,0 +1,101 @@
+"""Toy cities of coloured squares whose captions name the colour; tiny settings of the systems."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipelines.evaluation.baselines import musecl, pg_simclr, tile2vec, urbanclip, urbanvlp
+from pipelines.evaluation.baselines.base import RegionData, View
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (90,) * 3}
+SIZE = 32
+TRUNK = {"image_size": 32, "widths": (8, 16), "depths": (1, 1)}
+SIMCLR = pg_simclr.Settings(**TRUNK, batch_size=12, simclr_epochs=1, epochs=12, learning_rate=2e-3)
+TOWERS = {
+    "image_size": 16, "patch_size": 8, "vision_width": 32, "vision_layers": 1, "text_width": 32,
+    "text_layers": 1, "head_width": 16, "projection_dim": 24, "batch_size": 8,
+    "learning_rate": 2e-3,
+}  # fmt: skip
+URBANCLIP = urbanclip.Settings(
+    **TOWERS, num_queries=5, pooler_heads=2, decoder_layers=1, decoder_heads=2, epochs=12
+)
+URBANVLP = urbanvlp.Settings(**TOWERS, location_width=16, max_views=3, epochs=10)
+SYSTEMS = {
+    "musecl-nomob": (
+        musecl.SYSTEM,
+        musecl.Settings(
+            **TRUNK,
+            dim=8,
+            num_triplets=48,
+            satellite_epochs=6,
+            street_view_epochs=6,
+            satellite_batch_size=12,
+            street_view_batch_size=12,
+            attention_dim=4,
+            fusion_epochs=30,
+            learning_rate=2e-3,
+        ),
+    ),
+    "pg-simclr": (pg_simclr.SYSTEM, SIMCLR),
+    "tile2vec": (tile2vec.SYSTEM, tile2vec.Settings(**TRUNK, batch_size=12, epochs=8)),
+    "urbanclip-full": (urbanclip.SYSTEM, replace(URBANCLIP, text="full")),
+    "urbanclip-sentence": (urbanclip.SYSTEM, URBANCLIP),
+    "urbanvlp": (urbanvlp.SYSTEM, URBANVLP),
+    "urbanvlp-nocoord": (urbanvlp.SYSTEM, replace(URBANVLP, coordinates=False)),
+}
+
+
+def toy_city(num_regions: int = 24, views: int = 3, seed: int = 0) -> RegionData:
+    """Toy city with one satellite image per region and street views close to its centre."""
+    rng = np.random.default_rng(seed)
+    names = [list(COLOURS)[number] for number in rng.integers(0, len(COLOURS), num_regions)]
+    lonlat = np.stack([116 + 0.01 * np.arange(num_regions), np.full(num_regions, 39.9)], axis=1)
+    lonlat[:, 1] += 0.05 * rng.random(num_regions)
+    owner = np.repeat(np.arange(num_regions), views)
+    return _city("toyville", names, owner, rng, lonlat * 1e5, lonlat)
+
+
+def quartered_city(side: int = 8, views: int = 2, poi: bool = True) -> RegionData:
+    """Square grid in four quarters, each with its own colour and POI category.
+
+    Region 0 has no street view.
+    """
+    rng = np.random.default_rng(0)
+    row, column = np.divmod(np.arange(side * side), side)
+    quarter = 2 * (row >= side // 2) + (column >= side // 2)
+    names = [list(COLOURS)[number] for number in quarter]
+    counts = np.eye(4)[quarter] * rng.integers(20, 40, (side * side, 1))
+    owner = np.repeat(np.arange(1, side * side), views)
+    xy = np.stack([1000.0 * column, 1000.0 * row], axis=1)
+    lonlat = np.stack([10 + 0.01 * column, 50 + 0.01 * row], axis=1)
+    city = _city("quarters", names, owner, rng, xy, lonlat)
+    return replace(city, poi=counts, poi_categories=("a", "b", "c", "d")) if poi else city
+
+
+def _city(city, names, owner, rng, xy, lonlat) -> RegionData:
+    return RegionData(
+        city=city,
+        region_ids=[f"r{number:03}" for number in range(len(names))],
+        xy=xy,
+        lonlat=lonlat,
+        cell_m=1000.0,
+        views={
+            "satellite": _view(rng, names, np.arange(len(names)), lonlat),
+            "street_view": _view(rng, [names[i] for i in owner], owner, lonlat[owner]),
+        },
+        synthetic=True,
+        fingerprint=city,
+    )
+
+
+def _view(rng, names, region, lonlat) -> View:
+    noise = rng.integers(-25, 26, (len(names), SIZE, SIZE, 3))
+    base = np.array([COLOURS[name] for name in names]).reshape(-1, 1, 1, 3)
+    return View(
+        image_ids=[f"i{number:04}" for number in range(len(names))],
+        region=np.asarray(region, dtype=np.int64),
+        pixels=np.clip(base + noise, 0, 255).astype(np.uint8),
+        captions=[f"A {name} square. Nothing stands on it. It is all {name}." for name in names],
+        lonlat=lonlat + 1e-4 * rng.standard_normal((len(names), 2)),
+        heading=np.full(len(names), np.nan),
+    )
