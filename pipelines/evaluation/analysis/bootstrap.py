@@ -59,13 +59,6 @@ class Difference:
     """Difference between a system and a reference on one indicator under one protocol.
 
     Attributes:
-        system: Name of the system.
-        view: View of the system.
-        probe: Probe of the system.
-        reference: Name of the reference system.
-        reference_view: View of the reference.
-        reference_probe: Probe of the reference.
-        protocol: Protocol of the splits.
         indicator: Predicted indicator; `mean` is the mean over all shared indicators, for R2 only
             because errors of different indicators have different scales.
         splits: Number of shared splits.
@@ -134,8 +127,6 @@ class DrawnCell:
     """Scores of all systems on one indicator and protocol, under shared draws.
 
     Attributes:
-        protocol: Protocol of the splits.
-        indicator: Predicted indicator.
         blocks: Number of blocks with test regions.
         systems: System, view and probe to drawn scores.
     """

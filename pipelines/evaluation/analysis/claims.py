@@ -24,10 +24,6 @@ class VariantDifference:
     Attributes:
         system: Name of the variant.
         reference: Name of the system it is a variant of.
-        view: View of both.
-        probe: Probe of both.
-        protocol: Protocol of the splits.
-        indicator: Predicted indicator; `mean` is the mean over all indicators.
         seeds: Difference for each training seed.
         difference: Mean difference, with its interval over blocks and seeds.
     """

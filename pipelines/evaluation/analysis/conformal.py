@@ -40,11 +40,6 @@ class Coverage:
     """Coverage of the prediction intervals of one system on one indicator, mean over splits.
 
     Attributes:
-        protocol: Protocol of the splits.
-        indicator: Predicted indicator.
-        system: Name of the system.
-        view: View of the system.
-        probe: Probe of the system.
         method: `split` or `block`.
         level: Nominal coverage.
         coverage: Share of test regions within their interval.

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dataset_builders.files import digest, files_fingerprint
 
 FUSED = "both"
 
@@ -124,18 +121,10 @@ class RegionEncoder(Protocol):
         ...
 
 
-def checkpoint_fingerprint(name_or_path: str | None) -> str:
-    """Fingerprint of a folder's files, or hash of a Hub id."""
-    if name_or_path is None or not Path(name_or_path).is_dir():
-        return digest(name_or_path)
-    return files_fingerprint(path for path in Path(name_or_path).iterdir() if path.is_file())
-
-
 __all__ = [
     "FUSED",
     "Provenance",
     "RegionData",
     "RegionEncoder",
     "View",
-    "checkpoint_fingerprint",
 ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,11 +19,11 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
 )
 
-from dataset_builders.files import digest
+from dataset_builders.files import digest, files_fingerprint
 
 from ..embed.pooling import mean_by_region
 from ..errors import InputError
-from .base import Provenance, RegionData, checkpoint_fingerprint
+from .base import Provenance, RegionData
 from .sampling import view_of
 
 ENCODE_BATCH = 128
@@ -60,9 +61,9 @@ class TrainedSystem:
     ):
         self.settings, self.seed, self.device, self.name = settings, seed, device, name
         weights = settings.model_name_or_path
-        self.fingerprint = digest(
-            self.version, asdict(settings), checkpoint_fingerprint(weights), seed
-        )
+        folder = weights and Path(weights).is_dir() and Path(weights).iterdir()
+        files = files_fingerprint(path for path in folder if path.is_file()) if folder else None
+        self.fingerprint = digest(self.version, asdict(settings), files or digest(weights), seed)
         self.provenance = Provenance(self.source, tuple(differs), frozenset(uses), weights)
 
     def seeded(self, build: Callable[[], Network], offset: int = 0) -> Network:

@@ -50,6 +50,10 @@ class Column:
         """Header preceded by the group header."""
         return f"{self.group} {self.name}".strip()
 
+    def is_bold(self, row: int) -> bool:
+        """Whether to print a value in bold."""
+        return bool(self.bold) and self.bold[row]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -88,7 +92,12 @@ class Table:
         shown = pd.DataFrame(
             {
                 number: [
-                    *map(_html, one.text, [one.numeric] * len(one.text), _bold(one)),
+                    *map(
+                        _html,
+                        one.text,
+                        [one.numeric] * len(one.text),
+                        one.bold or [False] * len(one.text),
+                    ),
                     *(_html(row[number], one.numeric, soft=True) for row in self.footer),
                 ]
                 for number, one in enumerate(self.columns)
@@ -107,8 +116,8 @@ class Table:
         cells = [
             [
                 markdown_text(one.full_name),
-                *map(_markdown, one.text, _bold(one)),
-                *(_soft(row[number]) for row in self.footer),
+                *(_markdown(t, one.is_bold(row)) for row, t in enumerate(one.text)),
+                *(f"*{t}*" if (t := markdown_text(row[number])) else "" for row in self.footer),
             ]
             for number, one in enumerate(self.columns)
         ]
@@ -131,19 +140,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Bullets:
-    """Bullet list."""
-
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Section:
     """Section with a heading.
 
     Attributes:
         title: Heading.
-        blocks: Texts, lists, tables, figures and subsections; texts may contain `code` and
+        blocks: Texts, bullet lists, tables, figures and subsections; texts may contain `code` and
             **strong**.
         folded: Whether the section is collapsed on the page.
     """
@@ -166,7 +168,7 @@ class Section:
                 yield from block.all(kind)
 
 
-Block = str | Bullets | Table | Figure | Section
+Block = str | list[str] | Table | Figure | Section
 
 
 # ---- columns ------------------------------------------------------------------------------------
@@ -209,10 +211,6 @@ def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
     return replace(plain, text=texts, more={"low": low, "high": high}, bold=bold)
 
 
-def _bold(column: Column) -> Sequence[bool]:
-    return column.bold or [False] * len(column.text)
-
-
 # ---- output formats -----------------------------------------------------------------------------
 
 
@@ -244,10 +242,6 @@ def _markdown(text: str, bold: bool) -> str:
     return f"{shown} ± {markdown_text(rest)}" if sign else shown
 
 
-def _soft(text: str) -> str:
-    return f"*{markdown_text(text)}*" if text else ""
-
-
 def inline(text: str) -> Markup:
     """Convert a text with `code` and **strong** to HTML, escaping the rest."""
     found = str(escape(printable(text)))
@@ -265,8 +259,8 @@ def write_report_files(report: Section, banner: str, output: Path) -> None:
     """
     environment = page_environment(__package__)
     environment.filters["inline"] = inline
-    kinds = {"Section": Section, "Table": Table, "Figure": Figure, "Bullets": Bullets}
-    environment.tests |= {n.lower(): lambda one, k=k: isinstance(one, k) for n, k in kinds.items()}
+    kinds = {"section": Section, "table": Table, "figure": Figure, "bullets": list}
+    environment.tests |= {n: lambda one, k=k: isinstance(one, k) for n, k in kinds.items()}
     assert environment.loader is not None
     style, _, _ = environment.loader.get_source(environment, "report.css")
     page = environment.get_template(TEMPLATE).render(
@@ -288,8 +282,8 @@ def _markdown_blocks(section: Section, banner: str = "", level: int = 1) -> Iter
         match block:
             case str():
                 yield block
-            case Bullets():
-                yield "\n".join(f"- {item}" for item in block.items)
+            case list():
+                yield "\n".join(f"- {item}" for item in block)
             case Table():
                 yield f"**{block.title}**\n\n{block.markdown()}"
                 yield from block.notes
@@ -304,7 +298,6 @@ def _markdown_blocks(section: Section, banner: str = "", level: int = 1) -> Iter
 __all__ = [
     "DASH",
     "Block",
-    "Bullets",
     "Column",
     "Figure",
     "Section",

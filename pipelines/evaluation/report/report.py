@@ -46,7 +46,7 @@ from .frame import (
 from .limits import distance_table, limits, seeds_note, statistics_table, systems_table
 from .other_results import efficiency_section, retrieval_table, transfer_section, zero_shot_table
 from .regions import cluster_sections, reach_sections
-from .rendering import Block, Bullets, Figure, Section, write_report_files
+from .rendering import Block, Figure, Section, write_report_files
 from .summary import summary_blocks
 from .tables import (
     coverage_frame,
@@ -56,7 +56,7 @@ from .tables import (
     score_table,
     spread_table,
 )
-from .variants import studies, variants_section
+from .variants import variants_frame, variants_section
 
 READING = (
     "How to read the tables: a probe (ridge regression or an MLP) predicts each indicator from "
@@ -107,7 +107,7 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
         *(_city_section(city, echo) for city in cities),
         *(section for section in others if section),
         Section("Datasets", [statistics_table(cities)]),
-        Section("How to recompute a number", [READING, Bullets(RECOMPUTE)]),
+        Section("How to recompute a number", [READING, [*RECOMPUTE]]),
     ]
     simulated = ", ".join(city.title for city in cities if city.synthetic)
     mark = " (synthetic)" if simulated else ""
@@ -141,7 +141,7 @@ def _city_section(city: CityResults, echo: Callable[[str], None]) -> Section:
     write_json(city.folder / DIFFERENCES_FILE, [asdict(one) for one in compared])
     cells = list(drawn_cells(city.folder, wanted=wanted))
     coverage = coverage_frame(city, measure_coverage(city.folder))
-    variants = studies(city, variant_differences(city.folder))
+    variants = variants_frame(city, variant_differences(city.folder))
     blocks = summary_blocks(city, cells, of_images, best)
     for protocol in city.protocols:
         views = {key_of(name) for name in best_views(errors[protocol])}
@@ -151,8 +151,8 @@ def _city_section(city: CityResults, echo: Callable[[str], None]) -> Section:
             *_prediction_figures(city, protocol),
             *_folded_tables(city, protocol, differences_frame(compared), coverage),
         ]
-        if protocol in variants:
-            shown.append(variants_section(variants[protocol]))
+        own = variants[variants["protocol"] == protocol]
+        shown += [variants_section(city, protocol, own)] if len(own) else []
         blocks.append(Section(f"{city.title}: {PROTOCOL_TITLES[protocol]}", shown))
         echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
         echo(score_table(city, protocol, "r2").markdown())
@@ -162,7 +162,7 @@ def _city_section(city: CityResults, echo: Callable[[str], None]) -> Section:
     unknown = "Distances between test and training regions: unknown, the dataset was not found."
     about: list[Block] = [
         f"Dataset: `{city.summary['dataset_name']}`.",
-        Bullets(limits(city)),
+        limits(city),
         distance_table(city) or unknown,
         systems_table(city),
     ]

@@ -40,7 +40,6 @@ def test_regions_without_an_embedding_are_dropped():
         tables.append(EmbeddingTable("t", {}, ids, {"satellite": vectors}, "h"))
     kept, found = cluster_trainings(tables, "satellite", ids)
     assert kept == [name for name in ids if name not in ("r3", "r5")]
-    assert [len(one.labels) for one in found] == [98, 98]
     assert agreements([one.labels for one in found]) == [1]
 
 

@@ -5,11 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.analysis.conformal import (
-    block_half_width,
-    measure_coverage,
-    split_half_width,
-)
+from pipelines.evaluation.analysis import conformal
+from pipelines.evaluation.analysis.conformal import block_half_width, split_half_width
 from pipelines.evaluation.errors import InputError
 
 
@@ -64,7 +61,7 @@ def test_block_intervals_cover_new_blocks():
 
 
 def test_coverage_of_all_systems_is_stored(results, tmp_path):
-    found = measure_coverage(results, 0.8)
+    found = conformal.measure_coverage(results, 0.8)
     stored = json.loads((results / "intervals.json").read_text())
     assert [vars(one) for one in found] == stored
     assert {one.splits for one in found} == {3}
@@ -72,4 +69,4 @@ def test_coverage_of_all_systems_is_stored(results, tmp_path):
     for one in found:
         assert 0 <= one.coverage_low <= one.coverage <= 1
     with pytest.raises(InputError, match="No results in"):
-        measure_coverage(tmp_path)
+        conformal.measure_coverage(tmp_path)

@@ -113,35 +113,28 @@ def test_city_has_its_images_positions_and_fingerprint(tmp_path, capsys):
 
 
 def test_reads_captions_positions_and_points_of_interest(tmp_path):
-    def build(name: str, shops: float):
-        extra = {"regions": {"poi_shop": "float64", "poi_bar": "float64", "poi_note": "string"}}
-        metadata = DatasetMetadata("T", "T.", "tests", "CC0-1.0", extra_columns=extra)
-        writer = DatasetWriter(tmp_path / name, metadata)
-        regions = [
-            {"region_id": "a", "city": "t", "lon": 8.0, "lat": 47.0, "area_m2": 1e6, "poi": 9.0}
-            | {"poi_source": "map", "poi_shop": shops, "poi_bar": 1.0, "poi_note": "x"},
-            {"region_id": "b", "city": "t", "lon": 8.1, "lat": 47.0, "area_m2": 1e6},
-        ]
-        writer.write_shard("t", "regions", 0, regions)
-        image = {"bytes": picture(np.array([0.5, 0.5]), 0), "path": None}
-        rows = [
-            {"image": image, "image_id": "1", "region_id": "b", "lon": 8.11, "lat": 47.01}
-            | {"heading": 90.0, "caption": "A street."},
-            {"image": image, "image_id": "2", "region_id": "a"},
-        ]
-        writer.write_shard("t", "street_view", 0, rows)
+    def build(shops: float):
+        folder = tmp_path / f"{shops}"
+        columns = {"regions": {"poi_shop": "float64", "poi_note": "string"}}
+        metadata = DatasetMetadata("T", "T.", "tests", "CC0-1.0", extra_columns=columns)
+        writer = DatasetWriter(folder, metadata)
+        region = {"city": "t", "lon": 8.0, "lat": 47.0, "area_m2": 1e6}
+        shop = {"region_id": "a", "poi_shop": shops, "poi_note": "x"}
+        writer.write_shard("t", "regions", 0, [region | shop, region | {"region_id": "b"}])
+        image = {"image": {"bytes": picture(np.array([0.5, 0.5]), 0), "path": None}}
+        own = {"lon": 8.11, "lat": 47.01, "heading": 90.0, "caption": "A street."}
+        rows = [image | {"image_id": one, "region_id": one} for one in "ab"]
+        writer.write_shard("t", "street_view", 0, [rows[0], rows[1] | own])
         writer.finish()
-        return load_region_data(str(tmp_path / name), "t", 8, tmp_path / "cache")
+        return load_region_data(str(folder), "t", 8, tmp_path / "cache")
 
-    data = build("one", shops=4.0)
-    assert data.poi_categories == ("bar", "shop")
-    assert data.poi is not None
-    assert data.poi.tolist() == [[1.0, 4.0], [0.0, 0.0]]
+    data = build(4.0)
+    assert data.poi_categories == ("shop",)
+    assert data.poi.tolist() == [[4.0], [0.0]]
     view = data.views["street_view"]
     assert list(data.views) == ["street_view"]
-    assert view.captions == ["A street.", None]
-    assert view.lonlat.tolist() == [[8.11, 47.01], [8.0, 47.0]]
-    np.testing.assert_array_equal(view.heading, [90, np.nan])
+    assert view.captions == [None, "A street."]
+    assert view.lonlat.tolist() == [[8.0, 47.0], [8.11, 47.01]]
+    np.testing.assert_array_equal(view.heading, [np.nan, 90])
     assert not data.synthetic
-    # same images, different counts
-    assert build("other", shops=5.0).fingerprint != data.fingerprint
+    assert build(5.0).fingerprint != data.fingerprint, "same images, other counts"

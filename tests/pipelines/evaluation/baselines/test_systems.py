@@ -91,13 +91,6 @@ def test_vectors_follow_from_seed_and_settings(name):
         assert np.abs(others[view] - values).max() > 1e-4
 
 
-def test_musecl_of_a_region_with_one_view_is_that_view():
-    system = short("musecl-nomob")
-    vectors, present = system._stack(DATA)
-    assert present[0].tolist() == [True, False]
-    np.testing.assert_allclose(system.encode(DATA)["both"][0], vectors[0, 0], rtol=1e-6)
-
-
 def test_pg_simclr_concatenates_its_networks():
     system = short("pg-simclr")
     vectors = system.encode(DATA)["satellite"]
@@ -127,17 +120,8 @@ def captioned(data, view, captions):
     ("name", "data", "message"),
     [
         ("pg-simclr", quartered_city(poi=False), "needs counts.*Use --system simclr-adjacency"),
-        ("musecl-nomob", quartered_city(poi=False), "needs counts of points of interest"),
-        (
-            "urbanvlp",
-            replace(DATA, views={"satellite": DATA.views["satellite"]}),
-            "urbanvlp needs street_view images, and quarters has none, only satellite\\.",
-        ),
-        (
-            "tile2vec",
-            replace(DATA, xy=np.full((64, 2), np.nan)),
-            "at least three regions with satellite images and coordinates, and quarters has 0",
-        ),
+        ("musecl-nomob", replace(DATA, views={}), "needs satellite images, and quarters has none"),
+        ("tile2vec", replace(DATA, xy=DATA.xy * np.nan), "coordinates, and quarters has 0"),
         (
             "urbanclip-full",
             captioned(DATA, "satellite", [None] * 64),
@@ -204,31 +188,18 @@ def test_urbanvlp_omits_missing_and_surplus_street_views(view_fusion):
         assert np.array_equal(system.encode(dark)["both"], whole) != matters
 
 
-def test_urbanvlp_without_street_view_captions_has_one_loss():
-    data = toy_city(8)
-    silent = captioned(data, "street_view", [None] * 24)
-    system = short("urbanvlp", silent)
-    assert np.isfinite(system.encode(silent)["both"]).all()
-    assert system.losses[0] < short("urbanvlp", data).losses[0]
-
-
 # ------------------------------------------------------------------------ checkpoints
 
 
 def test_resnet_checkpoints_must_exist_and_be_complete(tmp_path):
     trunk = Trunk(TrunkSettings(**TRUNK))
     trunk.resnet.save_pretrained(tmp_path / "whole")
-    loaded = Trunk(TrunkSettings(model_name_or_path=str(tmp_path / "whole")))
-    for name, value in trunk.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value)
-    weights = trunk.resnet.state_dict().items()
-    gaps = {key: value for key, value in weights if "stages.1" not in key}
+    loaded = Trunk(TrunkSettings(model_name_or_path=str(tmp_path / "whole"))).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trunk.state_dict().items())
+    gaps = {k: v for k, v in trunk.resnet.state_dict().items() if "stages.1" not in k}
     trunk.resnet.save_pretrained(tmp_path / "gaps", state_dict=gaps)
-    for name, said in (
-        ("gaps", "is an incomplete ResNet: .* weights are missing"),
-        ("no", "--size cpu"),
-    ):
-        with pytest.raises(InputError, match=said):
+    for name, message in (("gaps", "is an incomplete ResNet"), ("no", "--size cpu")):
+        with pytest.raises(InputError, match=message):
             Trunk(TrunkSettings(model_name_or_path=str(tmp_path / name)))
 
 

@@ -20,22 +20,13 @@ URBANCLIP = urbanclip.Settings(
     **TOWERS, num_queries=5, pooler_heads=2, decoder_layers=1, decoder_heads=2, epochs=12
 )
 URBANVLP = urbanvlp.Settings(**TOWERS, location_width=16, max_views=3, epochs=10)
+MUSECL = musecl.Settings(
+    **TRUNK, dim=8, num_triplets=48, satellite_epochs=6, street_view_epochs=6,
+    satellite_batch_size=12, street_view_batch_size=12, attention_dim=4, fusion_epochs=30,
+    learning_rate=2e-3,
+)  # fmt: skip
 SYSTEMS = {
-    "musecl-nomob": (
-        musecl.SYSTEM,
-        musecl.Settings(
-            **TRUNK,
-            dim=8,
-            num_triplets=48,
-            satellite_epochs=6,
-            street_view_epochs=6,
-            satellite_batch_size=12,
-            street_view_batch_size=12,
-            attention_dim=4,
-            fusion_epochs=30,
-            learning_rate=2e-3,
-        ),
-    ),
+    "musecl-nomob": (musecl.SYSTEM, MUSECL),
     "pg-simclr": (pg_simclr.SYSTEM, SIMCLR),
     "tile2vec": (tile2vec.SYSTEM, tile2vec.Settings(**TRUNK, batch_size=12, epochs=8)),
     "urbanclip-full": (urbanclip.SYSTEM, replace(URBANCLIP, text="full")),

@@ -1,6 +1,5 @@
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -8,17 +7,37 @@ from pathlib import Path
 
 import pytest
 
+from dataset_builders import files
 from dataset_builders.errors import InUseError
 from pipelines.evaluation.benchmark.recipe import read_recipe
 from pipelines.evaluation.benchmark.runner import Runner, Step
 from pipelines.evaluation.benchmark.steps import run_benchmark
 from pipelines.evaluation.errors import InputError
-
-from . import fake_job
-from .fake_job import note
+from tests.processes import start_python
 
 ROOT = Path(__file__).resolve().parents[4]
 RECIPE = ROOT / "configs" / "benchmark" / "synthetic_fast.yaml"
+NOTE = """
+import pathlib, sys
+with pathlib.Path(sys.argv[1]).open("a") as file:
+    file.write(" ".join(sys.argv[2:]) + "\\n")
+"""
+# the first attempt waits to be killed; every attempt writes a line
+SLOW = """
+import pathlib, sys, time
+count = pathlib.Path(sys.argv[1])
+with count.open("a") as file:
+    file.write("attempt\\n")
+while len(count.read_text().splitlines()) < 2:
+    time.sleep(0.02)
+pathlib.Path(sys.argv[2]).write_text("done")
+"""
+
+
+def note(run: Path, name: str, *words: str, **fields) -> Step:
+    """Step that appends a line to <run>/<name>.txt."""
+    path = run / f"{name}.txt"
+    return Step(name, (sys.executable, "-c", NOTE, str(path), *words), path, **fields)
 
 
 def broken(run: Path, name: str, code: str) -> Step:
@@ -89,20 +108,6 @@ def test_failed_steps_stop_only_their_dependants(tmp_path):
     assert lines(tmp_path, "other") == [""]
 
 
-def test_independent_steps_run_in_parallel(tmp_path):
-    # each step waits for the other's file
-    code = """
-import pathlib, sys, time
-pathlib.Path(sys.argv[1]).touch()
-while not pathlib.Path(sys.argv[2]).exists():
-    time.sleep(0.01)
-"""
-    a, b = tmp_path / "a", tmp_path / "b"
-    command = sys.executable, "-c", code
-    steps = [Step("a", (*command, str(a), str(b)), a), Step("b", (*command, str(b), str(a)), b)]
-    assert go(tmp_path, steps)[0] == {}
-
-
 def steps_left_behind(run: Path) -> list[int]:
     """Process ids of steps in this folder."""
     found = []
@@ -113,22 +118,33 @@ def steps_left_behind(run: Path) -> list[int]:
     return found
 
 
-def test_resumes_after_sigkill(tmp_path):
-    command = [sys.executable, "-m", fake_job.__name__, str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+def interrupted(run: Path) -> list[Step]:
+    """Three steps, the second of which waits to be killed."""
+    slow = run / "slow.txt"
+    command = (sys.executable, "-c", SLOW, str(run / "attempts.txt"), str(slow))
+    return [
+        note(run, "first"),
+        Step("slow", command, slow, ("first",)),
+        note(run, "last", needs=("slow",)),
+    ]
+
+
+def test_resumes_after_sigkill(tmp_path, monkeypatch):
+    process = start_python("-m", __name__, tmp_path, output=tmp_path / "said")
     attempts = tmp_path / "attempts.txt"
     while not (attempts.exists() and attempts.read_text() and steps_left_behind(tmp_path)):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
     (orphan,) = steps_left_behind(tmp_path)
+    monkeypatch.setattr(files, "ORPHANS_S", 0.0)
     with pytest.raises(InUseError, match="wait for its leftover steps"):
-        Runner(tmp_path, fake_job.steps(tmp_path))()
+        Runner(tmp_path, interrupted(tmp_path))()
     os.kill(orphan, signal.SIGKILL)
     while steps_left_behind(tmp_path):
         time.sleep(0.02)
-    lost, said = go(tmp_path, fake_job.steps(tmp_path))
+    lost, said = go(tmp_path, interrupted(tmp_path))
     assert lost == {}
     assert [line.partition(":")[0] for line in said.splitlines()] == ["slow", "last"]
     assert lines(tmp_path, "first") == lines(tmp_path, "last") == [""]
@@ -163,3 +179,7 @@ def test_invalid_recipes_raise(tmp_path, text, message):
     recipe.write_text(f"base: {base}\n{text}")
     with pytest.raises(InputError, match=message):
         read_recipe(recipe)
+
+
+if __name__ == "__main__":
+    Runner(Path(sys.argv[1]), interrupted(Path(sys.argv[1])))()

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.evaluation.report.rendering import (
-    Bullets,
     Figure,
     Section,
     Table,
@@ -72,7 +71,7 @@ def test_markdown_marks_bold_and_keeps_columns():
 
 def test_html_markdown_and_csv_hold_the_same_report(tmp_path):
     figure = Figure("figures/a.png", "A [figure]", "Seen.")
-    nested = Section("Part & `code`", [Bullets(["one"]), figure, "**Mind** <b>this</b>."])
+    nested = Section("Part & `code`", [["one"], figure, "**Mind** <b>this</b>."])
     folded = Section("More", [make_table("inner")], folded=True)
     report = Section("<Title>", [make_table(), nested, folded])
     write_report_files(report, "**Simulated** & more", tmp_path)
@@ -87,9 +86,8 @@ def test_html_markdown_and_csv_hold_the_same_report(tmp_path):
     assert "default-src 'none'" in page
     assert "<script" not in page
     assert html.escape(NASTY) in page
-    files = {path.name: path for path in (tmp_path / "tables").iterdir()}
-    assert set(files) == {"inner.csv", "t.csv"}
-    header, first, *_, last = csv.reader(files["t.csv"].open())
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"inner.csv", "t.csv"}
+    header, first, *_, last = csv.reader((tmp_path / "tables" / "t.csv").open())
     names = ["system", "'=one gdp", "'=one gdp sd", "gdp", "gdp low", "gdp high"]
     assert header == names, "no formula"
     assert first == [NASTY, "0.12345", "0.01", "-0.5", "-0.6", "-0.4"], "unrounded"

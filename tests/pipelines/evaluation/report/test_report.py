@@ -10,27 +10,15 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from dataset_builders.splits import local_xy
+from pipelines.evaluation.analysis import verdicts
 from pipelines.evaluation.analysis.bootstrap import Interval, Reference, compare, group_names
 from pipelines.evaluation.analysis.reach import morans_i
-from pipelines.evaluation.analysis.verdicts import (
-    ANSWERS,
-    answer,
-    best_of_indicator,
-    best_views,
-    is_control,
-    score,
-    validation_errors,
-)
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.predictions import (
-    PREDICTIONS_FOLDER,
-    VALIDATION_FOLDER,
-    current_predictions,
-)
+from pipelines.evaluation.probe.predictions import VALIDATION_FOLDER, current_predictions
 from pipelines.evaluation.report import figures
-from pipelines.evaluation.report.frame import key_of, read_city
+from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.report.limits import distance_table, limits, systems_table
 from pipelines.evaluation.report.tables import score_table, spread_table
 from tests.pipelines.evaluation.toy import CITY, build_toy
@@ -61,8 +49,8 @@ def rows_of(frame, **wanted):
     return frame[(frame[[*wanted]] == pd.Series(wanted)).all(axis=1)]
 
 
-def predicted(run, part, **wanted):
-    """Predictions of a system on population in new districts."""
+def predicted(run, part="predictions", **wanted):
+    """Predictions of a system, by default on population in new districts."""
     wanted = {"protocol": "block", "indicator": "population", **wanted}
     return rows_of(current_predictions(run / CITY, part), **wanted)
 
@@ -117,11 +105,10 @@ def test_report_shows_bootstrap_differences(run, city):
     compared = compare(city.folder, Reference("coordinates", "none", "knn"))
     (one,) = [d for d in compared if wanted.items() <= vars(d).items()]
     known = json.loads((city.folder / "differences.json").read_text())
-    (stored,) = [d for d in known if wanted.items() <= d.items()]
-    found = one.intervals["r2"]
-    assert stored["intervals"]["r2"] == vars(found)
-    text = (run / "report.md").read_text()
-    assert f"{found.estimate:+.3f} \\[{found.low:+.3f}, {found.high:+.3f}\\]" in text
+    found = vars(one.intervals["r2"])
+    assert found in [d["intervals"]["r2"] for d in known if wanted.items() <= d.items()]
+    shown = "{estimate:+.3f} \\[{low:+.3f}, {high:+.3f}\\]".format(**found)
+    assert shown in (run / "report.md").read_text()
 
 
 def test_coverage_is_that_of_stored_predictions(run):
@@ -130,13 +117,12 @@ def test_coverage_is_that_of_stored_predictions(run):
     shown = rows[rows["system"].str.startswith("mean") & (rows["quantile over"] == "regions")]
     shares = []
     tested, validated = (
-        predicted(run, part, system="mean") for part in (PREDICTIONS_FOLDER, VALIDATION_FOLDER)
+        predicted(run, system="mean"),
+        predicted(run, VALIDATION_FOLDER, system="mean"),
     )
     for seed in set(tested["split_seed"]):
-        missed, residuals = (
-            np.abs(own["truth"] - own["prediction"]).to_numpy()
-            for own in (frame[frame["split_seed"] == seed] for frame in (tested, validated))
-        )
+        own = (frame[frame["split_seed"] == seed] for frame in (tested, validated))
+        missed, residuals = (np.abs(one["truth"] - one["prediction"]).to_numpy() for one in own)
         rank = int(np.ceil((len(residuals) + 1) * 0.9))
         width = np.sort(residuals)[min(rank, len(residuals)) - 1]
         shares.append(float((missed <= width).mean()))
@@ -172,10 +158,10 @@ def test_reach_table_uses_residuals_of_the_block_protocol(run, city):
     _, view, probe = frame.loc["population", "system"].split(", ")
     view = view.replace(" ", "_")
     own = {"system": "colour_texture", "view": view, "probe": probe.lower()}
-    tested = predicted(run, PREDICTIONS_FOLDER, **own)
+    tested = predicted(run, **own)
     residual = (tested["prediction"] - tested["truth"]).groupby(tested["region_id"]).mean()
-    regions = city.folder / "regions.parquet"
-    place = pd.read_parquet(regions).set_index("region_id").loc[residual.index]
+    regions = pd.read_parquet(city.folder / "regions.parquet").set_index("region_id")
+    place = regions.loc[residual.index]
     xy = np.stack(local_xy(place["lon"], place["lat"]), axis=1)
     expected = morans_i(xy, residual.to_numpy())
     assert float(frame.loc["population", "Moran's I"]) == pytest.approx(expected.value)
@@ -186,21 +172,24 @@ def test_reach_table_uses_residuals_of_the_block_protocol(run, city):
 
 def test_verdicts_use_the_system_with_the_lowest_validation_error(run, city):
     found = table_of(run, "verdicts")
-    assert set(found["images better?"]) <= set(ANSWERS)
+    assert set(found["images better?"]) <= set(verdicts.ANSWERS)
     assert found["predicting"].tolist() == ["new districts"] * 2 + ["between labelled regions"] * 2
     assert found["indicator"].tolist() == ["population", "green_share"] * 2
-    errors = validation_errors(city.folder, "random", group_names(city.summary["systems"]))
+    errors = verdicts.validation_errors(city.folder, "random", group_names(city.summary["systems"]))
     own = {"system": "colour_texture", "protocol": "random", "indicator": "green_share"}
     validated = predicted(run, VALIDATION_FOLDER, **own)
     squared = (validated["truth"] - validated["prediction"]) ** 2
     by_split = squared.groupby([validated[n] for n in [*KEY, "split_seed"]]).mean()
     best = by_split.groupby(KEY).mean().idxmin()
-    assert best_of_indicator(errors, "green_share") == best
+    assert verdicts.best_of_indicator(errors, "green_share") == best
     means = rows_of(city.frame, protocol="random", indicator="green_share", beside="")
     means = means.groupby(KEY)["r2"].mean()
     last = found.iloc[-1]
     assert float(last["images, R²"]) == pytest.approx(means[best], abs=1e-4)
     assert float(last["location alone, R²"]) == pytest.approx(means["coordinates"].max(), abs=1e-4)
+    # the first table of a protocol has one row per system, and all location controls
+    best = table_of(run, "random-r2-best")["system"].value_counts()
+    assert best[["coordinates only (control)", "colour_texture (control)"]].tolist() == [3, 1]
 
 
 def test_answers_and_controls():
@@ -213,20 +202,9 @@ def test_answers_and_controls():
         ((0.1, -2.1, 0.3), 100, 8, "not estimable"),
         ((0.1, float("nan"), 0.3), 100, 8, "not estimable"),
     ):
-        assert answer(score(Interval(*gain)), regions, districts) == expected
-    assert is_control(("an_atlas", "none", "ridge"))
-    assert not is_control(("coordinates+an_atlas", "none", "ridge"))
-    assert not is_control(("urbanln", "both", "ridge"))
-
-
-def test_best_view_table_has_a_row_per_system_and_all_location_controls(city):
-    errors = validation_errors(city.folder, "block", group_names(city.summary["systems"]))
-    table = score_table(city, "block", "r2", views=set(map(key_of, best_views(errors))))
-    systems, _, probes = (column.text for column in table.columns[:3])
-    assert list(zip(systems, probes, strict=True))[1:4] == [
-        ("coordinates only (control)", probe) for probe in ("trees", "k-NN", "ridge")
-    ]
-    assert systems.count("colour_texture (control)") == 1
+        assert verdicts.answer(verdicts.score(Interval(*gain)), regions, districts) == expected
+    names = ("an_atlas", "none"), ("coordinates+an_atlas", "none"), ("urbanln", "both")
+    assert [verdicts.is_control((*name, "ridge")) for name in names] == [True, False, False]
 
 
 def test_trainings_of_a_system_are_one_row_with_two_spreads(city):
@@ -350,16 +328,17 @@ def test_missing_dataset_and_outdated_rows_are_reported(run, tmp_path, capsys):
 
 def test_scatter_panels_do_not_overlap_and_have_raw_units(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    frames, indicators, scores = [], {}, {}
-    for number in range(8):
-        name = f"indicator_number_{number}"
-        truth = rng.normal(size=50) + 10 * (number % 2)
-        rows = {"indicator": name, "truth": truth, "prediction": truth + rng.normal(size=50)}
-        frames.append(pd.DataFrame(rows))
-        unit = "$ per square kilometre, 100 % of the residents"
-        transform = "identity" if number == 7 else "ln1p"
-        indicators[name] = {"unit": unit, "transform": transform}
-        scores[name] = pd.Series([0.5, 0.6])
+    unit = "$ per square kilometre, 100 % of the residents"
+    indicators = {
+        f"indicator_number_{number}": {"unit": unit, "transform": "ln1p"} for number in range(7)
+    }
+    indicators["last"] = {"unit": unit, "transform": "identity"}
+    truth = {name: rng.normal(size=50) + 10 * (len(name) % 2) for name in indicators}
+    frames = [
+        pd.DataFrame({"indicator": name, "truth": y, "prediction": y + rng.normal(size=50)})
+        for name, y in truth.items()
+    ]
+    scores = dict.fromkeys(indicators, pd.Series([0.5, 0.6]))
     found = []
     monkeypatch.setattr(figures, "save", lambda figure, path: found.append(figure))
     figures.draw_scatter(tmp_path / "x.png", "A city", pd.concat(frames), scores, indicators)
