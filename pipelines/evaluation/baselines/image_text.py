@@ -133,7 +133,18 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
         InputError: The checkpoint does not exist, or does not fit image size or text length.
     """
     if settings.model_name_or_path is not None:
-        return _pretrained(settings.model_name_or_path, settings)
+        model = _pretrained(settings.model_name_or_path)
+        # Any: transformers types these as optional
+        vision: Any = model.config.vision_config
+        text: Any = model.config.text_config
+        fits = settings.max_length <= text.max_position_embeddings
+        if settings.image_size != vision.image_size or not fits:
+            raise InputError(
+                f"{settings.model_name_or_path!r} takes images of {vision.image_size} pixels and "
+                f"at most {text.max_position_embeddings} tokens; the recipe has image_size "
+                f"{settings.image_size} and max_length {settings.max_length}."
+            )
+        return model
     heads = settings.head_width
     config = CLIPConfig(
         projection_dim=settings.projection_dim,
@@ -160,25 +171,14 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
     return CLIPModel(config)
 
 
-def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
+def _pretrained(name: str) -> CLIPModel:
     try:
-        model = load_clip(name)
+        return load_clip(name)
     except (OSError, ValueError) as error:
         raise InputError(
             f"No CLIP at {name!r} (model_name_or_path of the recipe): {error} Offline, use --size "
             "cpu, which needs no checkpoint."
         ) from error
-    # Any: transformers types these as optional
-    vision: Any = model.config.vision_config
-    text: Any = model.config.text_config
-    fits = settings.max_length <= text.max_position_embeddings
-    if settings.image_size != vision.image_size or not fits:
-        raise InputError(
-            f"{name!r} takes images of {vision.image_size} pixels and at most "
-            f"{text.max_position_embeddings} tokens; the recipe has image_size "
-            f"{settings.image_size} and max_length {settings.max_length}."
-        )
-    return model
 
 
 def text_states(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:

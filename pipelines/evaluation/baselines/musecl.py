@@ -101,11 +101,6 @@ class Fusion(nn.Module):
 class MuseCL(TrainedSystem):
     """MuseCL without mobility data: one fused vector per region.
 
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, triplets and augmentation.
-        device: Device of the model.
-
     Attributes:
         losses: Loss of each training step by stage: "satellite", "street_view", "fusion".
     """
@@ -136,11 +131,7 @@ class MuseCL(TrainedSystem):
         self._fusion = self._train_fusion(vectors, present, poi, rows)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Fused vectors; for regions with one view, the vector of that view.
-
-        Raises:
-            InputError: The system is not fitted, or a view is missing.
-        """
+        """Fused vectors; for regions with one view, the vector of that view."""
         fusion = self.fitted(self._fusion)
         vectors, present = self._stack(data)
         rows = present.any(axis=1)

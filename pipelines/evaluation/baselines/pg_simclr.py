@@ -81,11 +81,6 @@ class Contrasted(nn.Module):
 class PGSimCLR(TrainedSystem):
     """PG-SimCLR: one network per kind of positive, with concatenated features.
 
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, pairs and augmentation.
-        device: Device of the models.
-
     Attributes:
         losses: Loss of each training step by stage.
     """
@@ -125,11 +120,7 @@ class PGSimCLR(TrainedSystem):
             self._trunks.append(network.trunk)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean features of each region's images, concatenated over networks.
-
-        Raises:
-            InputError: The system is not fitted, or the view is missing.
-        """
+        """Mean features of each region's images, concatenated over networks."""
         view, trunks = self.settings.view, self.fitted(self._trunks)
         vectors = [self.encode_view(trunk, data, view) for trunk in trunks]
         return {view: np.concatenate(vectors, axis=1)}

@@ -47,11 +47,6 @@ class Settings(TrunkSettings):
 class Tile2Vec(TrainedSystem):
     """Tile2Vec with a ResNet.
 
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, triplets and augmentation.
-        device: Device of the model.
-
     Attributes:
         losses: Loss of each training step.
     """
@@ -101,11 +96,7 @@ class Tile2Vec(TrainedSystem):
         self._trunk = trunk
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean vector of each region's images.
-
-        Raises:
-            InputError: The system is not fitted, or the view is missing.
-        """
+        """Mean vector of each region's images."""
         view = self.settings.view
         return {view: self.encode_view(self.fitted(self._trunk), data, view)}
 

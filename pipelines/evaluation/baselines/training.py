@@ -35,7 +35,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class TrainedSystem:
-    """Base class of the systems; a subclass adds `fit` and `encode`.
+    """Base class of the systems; a subclass adds `fit`, and `encode`, which raises before `fit`.
 
     Args:
         settings: Settings of the system.

@@ -72,7 +72,18 @@ class Trunk(nn.Module):
 
     def __init__(self, settings: TrunkSettings):
         super().__init__()
-        self.resnet = _pretrained(settings) if settings.model_name_or_path else _drawn(settings)
+        self.resnet = (
+            _pretrained(settings.model_name_or_path)
+            if settings.model_name_or_path
+            else ResNetModel(
+                ResNetConfig(
+                    embedding_size=settings.widths[0],
+                    hidden_sizes=list(settings.widths),
+                    depths=list(settings.depths),
+                    layer_type="basic",
+                )
+            )
+        )
         sizes: Any = self.resnet.config.hidden_sizes  # transformers types it as optional
         self.dim = int(sizes[-1])
 
@@ -81,19 +92,7 @@ class Trunk(nn.Module):
         return self.resnet(pixel_values).pooler_output.flatten(1)
 
 
-def _drawn(settings: TrunkSettings) -> ResNetModel:
-    return ResNetModel(
-        ResNetConfig(
-            embedding_size=settings.widths[0],
-            hidden_sizes=list(settings.widths),
-            depths=list(settings.depths),
-            layer_type="basic",
-        )
-    )
-
-
-def _pretrained(settings: TrunkSettings) -> ResNetModel:
-    name = settings.model_name_or_path
+def _pretrained(name: str) -> ResNetModel:
     loader: Any = ResNetModel.from_pretrained  # its type omits the loading report
     try:
         model, report = loader(name, output_loading_info=True)

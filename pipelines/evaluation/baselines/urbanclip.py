@@ -163,11 +163,6 @@ class CoCa(nn.Module):
 class UrbanCLIP(TrainedSystem):
     """UrbanCLIP; region vectors are means of projected image embeddings.
 
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, sentences and shuffling.
-        device: Device of the model.
-
     Attributes:
         losses: Mean loss of each epoch.
     """
@@ -214,11 +209,7 @@ class UrbanCLIP(TrainedSystem):
         self.losses = train_pairs(model, loss, len(rows), settings, self.seed, self.name)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean projected image embedding of each region, not normalised.
-
-        Raises:
-            InputError: The system is not fitted, or the city has no satellite images.
-        """
+        """Mean projected image embedding of each region, not normalised."""
         model = self.fitted(self.model)
         return {"satellite": self.encode_view(lambda p: model.pool_image(p)[0], data, "satellite")}
 

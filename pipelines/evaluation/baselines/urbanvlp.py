@@ -236,11 +236,6 @@ class UrbanVLP(TrainedSystem):
 
     Regions may lack street views; regions without a satellite image get NaN.
 
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights and shuffling.
-        device: Device of the model.
-
     Attributes:
         losses: Mean loss of each epoch.
     """
@@ -298,11 +293,7 @@ class UrbanVLP(TrainedSystem):
 
     @torch.inference_mode()
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Sum of projected views and location, not normalised, as "both".
-
-        Raises:
-            InputError: The system is not fitted, or a view is missing.
-        """
+        """Sum of projected views and location, not normalised, as "both"."""
         model, size = self.fitted(self.model), self.settings.batch_size
         regions = _Regions(self, data)
         rows = np.flatnonzero(regions.satellite_of >= 0)
@@ -351,27 +342,26 @@ class _Regions:
 
     def batch(self, rows: NDArray[np.int64]) -> RegionBatch:
         """Model inputs of regions, all of which have a satellite image."""
-        owner, slot, images, places, place_owner, place_slot = [], [], [], [], [], []
-        for number, row in enumerate(rows):
-            views = self.views_of[row]
-            images += views
-            owner += [number] * len(views)
-            slot += list(range(len(views)))
-            places.append(self.street_view.lonlat[views] if views else self.data.lonlat[[row]])
-            place_owner += [number] * max(len(views), 1)
-            place_slot += list(range(max(len(views), 1)))
+        views = [self.views_of[row] for row in rows]
+        seen = [view or [-1] for view in views]  # a region without street views is one place
+        places = [
+            self.street_view.lonlat[own] if own[0] >= 0 else self.data.lonlat[[row]]
+            for row, own in zip(rows, seen, strict=True)
+        ]
+        images = np.array([image for own in views for image in own], dtype=np.int64)
 
-        def index(numbers: list[int]) -> torch.Tensor:
-            return torch.tensor(numbers, dtype=torch.int64, device=self._device)
+        def index(groups: list[list[int]], slot: bool = False) -> torch.Tensor:
+            pairs = [(n, i) for n, own in enumerate(groups) for i in range(len(own))]
+            return torch.tensor([pair[slot] for pair in pairs], dtype=torch.int64).to(self._device)
 
         return RegionBatch(
             satellite=self._values(self.satellite.pixels[self.satellite_of[rows]]),
-            street_view=self._values(self.street_view.pixels[np.array(images, dtype=np.int64)]),
-            owner=index(owner),
-            slot=index(slot),
+            street_view=self._values(self.street_view.pixels[images]),
+            owner=index(views),
+            slot=index(views, slot=True),
             lonlat=torch.from_numpy(np.concatenate(places)).to(self._device),
-            place_owner=index(place_owner),
-            place_slot=index(place_slot),
+            place_owner=index(seen),
+            place_slot=index(seen, slot=True),
         )
 
 

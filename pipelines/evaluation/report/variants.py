@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..analysis.bootstrap import MEAN
 from ..analysis.claims import VariantDifference
-from ..embed.trainings import Training
+from ..embed.trainings import Training, training_of
 from ..probe.splits import PROTOCOLS
 from .figures import BLUE, FIGURES_FOLDER, GREY, RED, draw_curves, draw_intervals
 from .frame import CELL, KEY, PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, CityResults, run_scores, slug

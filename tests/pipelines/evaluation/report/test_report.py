@@ -34,7 +34,8 @@ def run(tmp_path_factory):
     where = ["--dataset_name", dataset, "--city", CITY, "--output_dir"]
     assert main(["embed", "--encoder", "colour_texture", *where, str(folder / "embeddings")]) == 0
     table = str(folder / "embeddings" / CITY / "colour_texture.parquet")
-    fast = ["--seeds", "2", "--mlp_max_epochs", "3", "--mlp_weight_decays", "0.01"]
+    fast = ["--seeds", "2", "--mlp_max_epochs", "2"]
+    fast += ["--mlp_weight_decays", "0.01", "--mlp_learning_rates", "0.01"]
     assert main(["probe", "--embeddings", table, *where, str(folder / "r"), *fast]) == 0
     assert main(["report", "--output_dir", str(folder / "r")]) == 0
     return folder / "r"
