@@ -45,11 +45,7 @@ def added_table(folder: Path, replicates: int = REPLICATES) -> pd.DataFrame:
     Raises:
         InputError: The folder has no results.
     """
-
-    def by_ridge(protocol: str, indicator: str, name: Name) -> bool:
-        return name[2] == JOINT_PROBE
-
-    cells = drawn_cells(folder, replicates, wanted=by_ridge)
+    cells = drawn_cells(folder, replicates, lambda _, __, name: name[2] == JOINT_PROBE)
     return added_rows(cells, companions(folder))
 
 
@@ -88,8 +84,8 @@ def added_rows(
             own[cell.indicator] = np.stack(values), splits, cell.blocks
     rows = []
     for key, own in drawn.items():
-        values, splits, blocks = zip(*own.values(), strict=True)
-        mean = np.mean(values, axis=0), min(splits), max(blocks)
+        scored, shared, districts = zip(*own.values(), strict=True)
+        mean = np.mean(scored, axis=0), min(shared), max(districts)
         for indicator, (both, *counts) in {MEAN: mean, **own}.items():
             added = (both[1, 0], *astuple(interval(both[2], level))) if key[3] else [np.nan] * 4
             rows.append((*key, indicator, both[0, 0], *added, *counts))

@@ -12,6 +12,7 @@ not include the variance between trainings; [`claims`] resamples the trainings t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..errors import InputError
 from ..probe.predictions import (
     NO_RESULTS,
     PREDICTIONS_FOLDER,
+    SUMMARY_FILE,
     PredictedSplit,
     predicted_splits,
     read_summary,
@@ -210,6 +212,20 @@ def _mean_over_splits(values: Array) -> Array:
         return np.where(defined, values, 0.0).sum(0) / defined.sum(0)
 
 
+def read_splits(
+    folder: Path, protocol: str, part: str = PREDICTIONS_FOLDER
+) -> list[PredictedSplit]:
+    """[`predicted_splits`], read once for all statistics of a city; not to be changed."""
+    files = [folder / SUMMARY_FILE, *sorted((folder / part).glob("*.parquet"))]
+    times = tuple((path, path.stat().st_mtime_ns) for path in files if path.is_file())
+    return _read_splits(folder, protocol, part, times)
+
+
+@lru_cache(maxsize=4)
+def _read_splits(folder: Path, protocol: str, part: str, times: object) -> list[PredictedSplit]:
+    return predicted_splits(folder, protocol, part)
+
+
 def drawn_cells(
     folder: Path,
     replicates: int = REPLICATES,
@@ -235,7 +251,7 @@ def drawn_cells(
     systems = read_summary(folder)["systems"]
     group_of = (lambda name: name) if by_training else group_names(systems)
     for protocol in ("block", "random"):
-        splits = predicted_splits(folder, protocol)
+        splits = read_splits(folder, protocol)
         if not splits:
             continue
         names, counts = draw_counts((split.blocks for split in splits), replicates)
@@ -392,4 +408,5 @@ __all__ = [
     "drawn_r2",
     "group_names",
     "interval",
+    "read_splits",
 ]

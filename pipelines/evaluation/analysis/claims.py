@@ -77,7 +77,7 @@ def variant_differences(folder: Path, replicates: int = REPLICATES) -> list[Vari
         return []
     known = set(labels.values())
     cells = drawn_cells(folder, replicates, lambda _, __, name: name[0] in known, True)
-    drawn: dict[tuple[str, ...], dict[str, Array]] = {}
+    drawn: dict[tuple[str, str, str, str, str], dict[str, Array]] = {}
     for cell in cells:
         for group, reference in references.items():
             for view, probe in dict.fromkeys(name[1:] for name in cell.systems):

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from dataset_builders.files import write_json
 
-from ..probe.predictions import VALIDATION_FOLDER, predicted_splits
+from ..probe.predictions import VALIDATION_FOLDER
 from ..probe.splits import PROTOCOLS
+from .bootstrap import read_splits
 
 Array = NDArray[np.float64]
 Method = Callable[[Array, NDArray[np.int64], float], tuple[float, bool]]
@@ -126,10 +127,10 @@ def measure_coverage(folder: Path, level: float = LEVEL) -> list[Coverage]:
     for protocol in sorted(PROTOCOLS):
         validation = {
             (split.indicator, split.split_seed): split
-            for split in predicted_splits(folder, protocol, VALIDATION_FOLDER)
+            for split in read_splits(folder, protocol, VALIDATION_FOLDER)
         }
         by_row: dict[tuple[str, str, str, str, str, str], list[tuple[float, float, bool]]] = {}
-        for test in predicted_splits(folder, protocol):
+        for test in read_splits(folder, protocol):
             known = validation[test.indicator, test.split_seed]
             for name, predictions in test.predictions.items():
                 for method, half_width in METHODS.items():

@@ -89,13 +89,13 @@ def measure_efficiency(
             encode(subset(data, 1))
         counts = {"total": known, "trainable": trainable, "inference": parameters(used)}
         speeds = measure(encode, data, device, min_seconds)
-        row = {name: sum(p.numel() for p in own) for name, own in counts.items()}
-        row |= {"system": system, "size": size, "image_size": image_size, "speeds": speeds}
+        total = {name: sum(p.numel() for p in own) for name, own in counts.items()}
+        row = {"system": system, "size": size, "image_size": image_size, **total, "speeds": speeds}
         found.append(row)
         per_second = ", ".join(
             f"{s['images'] / s['seconds']:,.1f} at {s['regions']}" for s in speeds
         )
-        log(f"{system}: {row['total']:,} parameters, {per_second} regions: images/s")
+        log(f"{system}: {total['total']:,} parameters, {per_second} regions: images/s")
 
     for name in systems:
         settings = read_settings(name, size)

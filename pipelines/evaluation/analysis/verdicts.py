@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..probe.predictions import VALIDATION_FOLDER, predicted_splits
+from ..probe.predictions import VALIDATION_FOLDER
 from ..probe.systems import NO_VIEW, split_name
-from .bootstrap import DrawnCell, Interval, Name, interval
+from .bootstrap import DrawnCell, Interval, Name, interval, read_splits
 
 LOCATION = "coordinates"
 FEWEST_REGIONS, FEWEST_DISTRICTS = 100, 8
@@ -118,7 +118,7 @@ def validation_errors(
         group_of: Function from the name of a training to that of its system.
     """
     found: dict[tuple[Name, str], list[float]] = {}
-    for split in predicted_splits(folder, protocol, VALIDATION_FOLDER):
+    for split in read_splits(folder, protocol, VALIDATION_FOLDER):
         for name, predictions in split.predictions.items():
             error = float(np.square(predictions - split.truth).mean())
             found.setdefault((group_of(name), split.indicator), []).append(error)

@@ -105,7 +105,7 @@ def _view(
         reasons = dict(sorted(Counter(one.reason for one in left_out).items()))
         print(f"{view}: skipped {reasons}; listed in {path.with_suffix('.left_out.json')}")
     table = _columns(dataset_name, city, view).drop(index=[one.row for one in left_out])
-    region = pd.Index(source.region_ids).get_indexer(table["region_id"]).astype(np.int64)
+    region = pd.Index(source.region_ids).get_indexer(pd.Index(table["region_id"])).astype(np.int64)
     own = table[["lon", "lat"]].to_numpy(np.float64, na_value=np.nan)
     return View(
         image_ids=table["image_id"].tolist(),

@@ -1,7 +1,7 @@
 """Tokens, CLIP encoders, contrastive loss and training of the image-text baselines."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def tokenize(texts: Sequence[str], max_length: int, compact: bool) -> Tokens:
     return Tokens(ids, mask, len(occurring))
 
 
-def require_captions(rows: Sequence[Any], data: RegionData, name: str) -> None:
+def require_captions(rows: Sized, data: RegionData, name: str) -> None:
     """Check that some satellite images have captions.
 
     Raises:

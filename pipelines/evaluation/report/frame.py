@@ -296,8 +296,9 @@ def best_key(city: CityResults, frame: pd.DataFrame) -> Key | None:
     means = run_scores(seen, "r2").groupby(CELL).mean().groupby(KEY).mean()
     ranks = {key: city.rank(key[0]) for key in means.index}
     best = max((rank for rank in ranks.values() if rank != VARIANT), default=None)
-    own = means[[rank == best for rank in ranks.values()]].fillna(-np.inf)
-    return own.sort_index().idxmax() if len(own) else None
+    own = means[[rank == best for rank in ranks.values()]].fillna(-np.inf).sort_index()
+    key: Any = own.idxmax() if len(own) else None
+    return key
 
 
 __all__ = [

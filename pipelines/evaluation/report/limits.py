@@ -181,7 +181,8 @@ def _distances(city: CityResults, regions: CityRegions, protocol: str) -> list[f
         try:
             split = splitter.split(int(seed))
             parts = split.parts(len(place.xy))
-            distances.append(nearest_train_distance(*place.xy.T, parts))
+            x, y = place.xy.T
+            distances.append(nearest_train_distance(x, y, parts))
         except SplitError:
             continue
         near.append(place.neighbourhood.near(split.test, split.train))

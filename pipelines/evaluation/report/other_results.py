@@ -38,24 +38,6 @@ SIZES = ("total", "trainable", "inference")
 # ---- transfer between cities --------------------------------------------------------------------
 
 
-def read_transfer(folder: Path) -> pd.DataFrame | None:
-    """Read the results of `evaluate.py transfer`, averaged over trainings; None without any.
-
-    Returns:
-        Columns protocol, source, target, system, view, probe, indicator, synthetic, r2, trainings.
-    """
-    path = folder / TRANSFER_FILE
-    if not path.is_file():
-        return None
-    lines = pd.read_csv(path, keep_default_na=False, na_values=[""]).rename(
-        columns={"system": "label"}
-    )
-    lines["system"] = lines["group"].fillna(lines["label"])
-    by = ["protocol", "source", "target", *MATRIX, "indicator", "synthetic"]
-    cells = lines.groupby(by, sort=False)
-    return cells.agg(r2=("r2", "mean"), trainings=("label", "nunique")).reset_index()
-
-
 def matrix(part: pd.DataFrame) -> pd.DataFrame:
     """Mean R2 over indicators by source and target; joint sources come last."""
     wide = part.pivot_table(index="source", columns="target", values="r2", aggfunc="mean")
@@ -64,9 +46,15 @@ def matrix(part: pd.DataFrame) -> pd.DataFrame:
 
 def transfer_section(output: Path) -> Section | None:
     """Section with tables and heat maps of the transfer; None without results."""
-    results = read_transfer(output.parent / TRANSFER_FOLDER)
-    if results is None:
+    path = output.parent / TRANSFER_FOLDER / TRANSFER_FILE
+    if not path.is_file():
         return None
+    lines = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    lines = lines.rename(columns={"system": "label"})
+    lines["system"] = lines["group"].fillna(lines["label"])
+    by = ["protocol", "source", "target", *MATRIX, "indicator", "synthetic"]
+    cells = lines.groupby(by, sort=False)
+    results = cells.agg(r2=("r2", "mean"), trainings=("label", "nunique")).reset_index()
     mark = " (synthetic)" if results["synthetic"].any() else ""
     trainings = int(results["trainings"].max())
     seeds = f" Mean over {trainings} training seeds." if trainings > 1 else ""

@@ -19,7 +19,6 @@ from dataset_builders.files import write_json
 from ..analysis.bootstrap import (
     DIFFERENCES_FILE,
     Name,
-    Reference,
     compare_all,
     drawn_cells,
     group_names,
@@ -173,10 +172,11 @@ def _folded_tables(
     city: CityResults, protocol: str, differences: pd.DataFrame, coverage: pd.DataFrame
 ) -> list[Block]:
     scores = [score_table(city, protocol, metric) for metric in METRICS]
-    to_references = [
-        difference_table(city, protocol, one.system, _to(differences, one))
-        for one in city.references()
-    ]
+    to_references = []
+    for one in city.references():
+        own = differences[differences["reference"] == one.system]
+        own = own if one.probe is None else own[own["reference_probe"] == one.probe]
+        to_references.append(difference_table(city, protocol, one.system, own))
     if (city.frame["beside"] != "").any():
         to_references.append(score_table(city, protocol, "r2", beside=True))
     parts = {
@@ -187,11 +187,6 @@ def _folded_tables(
     known = {title: [table for table in own if table] for title, own in parts.items()}
     where = f"{city.title}, {PROTOCOLS[protocol]}"
     return [Section(f"{where}: {title}", own, folded=True) for title, own in known.items() if own]
-
-
-def _to(differences: pd.DataFrame, reference: Reference) -> pd.DataFrame:
-    own = differences[differences["reference"] == reference.system]
-    return own if reference.probe is None else own[own["reference_probe"] == reference.probe]
 
 
 def _prediction_figures(city: CityResults, protocol: str) -> list[Block]:

@@ -50,9 +50,10 @@ def summary_blocks(
     """
     names = dict.fromkeys(name for cell in cells for name in cell.systems)
     found = overall(cells, [name for name in names if is_control(name) or name in best])
-    labelled = pd.read_parquet(city.folder / REGIONS_FILE)[city.indicators].notna().sum()
+    labels = pd.read_parquet(city.folder / REGIONS_FILE)
+    labelled = {name: int(labels[name].count()) for name in city.indicators}
     answers = sorted(
-        verdicts(cells, errors, labelled.to_dict()),
+        verdicts(cells, errors, labelled),
         key=lambda one: (one.protocol != "block", city.indicators.index(one.indicator)),
     )
     blocks: list[Block] = [*_sentences(city, cells, best, found), *added_tables(city)]

@@ -146,7 +146,7 @@ def _best(values: pd.Series, metric: str) -> list[bool]:
     return [row == best and bool(np.isfinite(value)) for row, value in enumerate(values)]
 
 
-def _ranges(rows: pd.DataFrame, indicators: Sequence[str], column: str, form: str) -> Iterable[str]:
+def _ranges(rows: pd.DataFrame, indicators: list[str], column: str, form: str) -> Iterable[str]:
     """Smallest and largest value of a column per indicator."""
     for _, ends in rows.groupby("indicator")[column].agg(["min", "max"]).loc[indicators].iterrows():
         yield DASH.join(dict.fromkeys(format(end, form) for end in ends))

@@ -5,10 +5,11 @@ read from `models/LABEL`, next to the results folder, as written by `evaluate.py
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict
 from os.path import commonprefix
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -195,8 +196,8 @@ def _curves(city: CityResults, protocol: str, where: str, rows: pd.DataFrame) ->
         for curve, x in row["training"].curve.items():
             points.append({**row, "name": curve, "x": x})
             if reference and curve in reference.curve:
-                place = {"name": curve, "x": reference.curve[curve]}
-                points.append({**row, **place, **dict.fromkeys(ENDS, 0.0)})
+                there: dict[Hashable, Any] = {"name": curve, "x": reference.curve[curve]}
+                points.append({**row, **there, **dict.fromkeys(ENDS, 0.0)})
     figures = []
     for name, own in pd.DataFrame(points).groupby("name", sort=False) if points else ():
         shown = own.assign(curve=own["view"].map(VIEW_NAMES)).sort_values(["place", "x"])

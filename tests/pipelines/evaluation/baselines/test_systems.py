@@ -50,15 +50,14 @@ def short(name, data=DATA, seed=0, **changes):
     return fit(name, data, seed, **{**epochs, **changes})
 
 
-@pytest.mark.parametrize("name", sorted(SYSTEMS))
+@pytest.mark.parametrize(
+    "name", ["musecl-nomob", "pg-simclr", "tile2vec", "urbanclip-full", "urbanvlp-nocoord"]
+)
 def test_system_learns_without_changing_the_global_generator(name):
     state = torch.random.get_rng_state()
     system = fit(name)
     vectors = system.encode(DATA)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert system.name == name
-    assert system.provenance.pretrained is None
-    assert system.provenance.uses == USES[name]
     assert all(values.dtype == np.float32 for values in vectors.values())
     curves = system.losses if isinstance(system.losses, dict) else {"all": system.losses}
     for stage, losses in curves.items():
@@ -70,7 +69,7 @@ def test_system_learns_without_changing_the_global_generator(name):
         distances = cdist(vectors["satellite"], vectors["satellite"])
         same = quarter[:, None] == quarter[None, :]
         assert distances[same].mean() < 0.3 * distances[~same].mean()
-    if name.startswith("urbanclip"):
+    if name == "urbanclip-full":
         assert vectors["satellite"].shape == (64, 24)
         distances = cdist(vectors["satellite"], vectors["satellite"], "cosine") + 9 * np.eye(64)
         assert (quarter[distances.argmin(axis=1)] == quarter).mean() > 0.95
@@ -85,6 +84,9 @@ def test_vectors_follow_from_seed_and_settings(name):
     larger = kind(replace(settings, image_size=64), 0, "cpu")
     assert len({one.fingerprint for one in (system, other, larger)}) == 3
     assert again.fingerprint == system.fingerprint
+    assert system.name == name
+    assert system.provenance.pretrained is None
+    assert system.provenance.uses == USES[name]
     others, repeated = other.encode(DATA), again.encode(DATA)
     for view, values in system.encode(DATA).items():
         np.testing.assert_array_equal(values, repeated[view])

@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +14,6 @@ from pipelines.evaluation.benchmark.recipe import read_recipe
 from pipelines.evaluation.benchmark.runner import Runner, Step
 from pipelines.evaluation.benchmark.steps import run_benchmark
 from pipelines.evaluation.errors import InputError
-from tests.processes import start_python
 
 ROOT = Path(__file__).resolve().parents[4]
 RECIPE = ROOT / "configs" / "benchmark" / "synthetic_fast.yaml"
@@ -130,13 +130,13 @@ def interrupted(run: Path) -> list[Step]:
 
 
 def test_resumes_after_sigkill(tmp_path, monkeypatch):
-    process = start_python("-m", __name__, tmp_path, output=tmp_path / "said")
+    process = subprocess.Popen([sys.executable, "-m", __name__, str(tmp_path)], cwd=ROOT)
     attempts = tmp_path / "attempts.txt"
     while not (attempts.exists() and attempts.read_text() and steps_left_behind(tmp_path)):
-        assert process.is_alive(), "the run ended before it could be killed"
+        assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     process.kill()
-    process.join()
+    process.wait()
     (orphan,) = steps_left_behind(tmp_path)
     monkeypatch.setattr(files, "ORPHANS_S", 0.0)
     with pytest.raises(InUseError, match="wait for its leftover steps"):

@@ -3,7 +3,7 @@ import html
 import math
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.evaluation.report.rendering import (
@@ -50,6 +50,7 @@ def test_html_escapes_names_and_marks_bold():
     assert re.findall("<strong>(.*?)</strong>", page) == ["0.900", "-0.500"][::-1]
 
 
+@settings(max_examples=30)
 @given(st.text())
 def test_html_round_trips_any_text(text):
     # unprintable characters are replaced

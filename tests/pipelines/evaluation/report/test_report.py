@@ -276,42 +276,17 @@ def test_report_marks_synthetic_data_and_shows_caveats_and_figures(run, city):
     assert "No trained system is among the results" in text.split("|")[0]
 
 
-def rewrite_summary(folder, change):
-    path = folder / CITY / "probe.json"
-    summary = json.loads(path.read_text())
-    change(summary)
-    del summary["digest"]
-    path.write_text(json.dumps(summary))
-
-
-def test_real_data_without_geometry_and_a_location_encoder(run, tmp_path):
+def test_real_data_of_a_location_encoder_without_dataset_and_geometry(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "r", ignore=shutil.ignore_patterns("tables"))
-
-    def change(summary):
-        summary["synthetic"] = False
-        summary["systems"]["colour_texture"]["uses"] = ["coordinates", "geoclip"]
-
-    rewrite_summary(folder, change)
+    summary = json.loads((folder / CITY / "probe.json").read_text())
+    table_hash = summary["table_hash"]
+    del summary["digest"]
+    summary |= {"synthetic": False, "dataset_name": "gone/away"}
+    summary["systems"]["colour_texture"]["uses"] = ["coordinates", "geoclip"]
+    (folder / CITY / "probe.json").write_text(json.dumps(summary))
     regions = gpd.read_parquet(folder / CITY / "regions.parquet")
     regions.set_geometry([None] * len(regions)).to_parquet(folder / CITY / "regions.parquet")
-    assert main(["report", "--output_dir", str(folder)]) == 0
-    text = (folder / "report.md").read_text()
-    assert "synthetic" not in text
-    assert text.count("No map: the dataset has no region geometries") == 2
-    tables = {path.name for path in (folder / "tables").iterdir()}
-    assert f"{CITY}-overall.csv" in tables
-    assert not tables & {f"{CITY}-verdicts.csv", f"{CITY}-reach.csv"}
-
-
-def test_missing_dataset_and_outdated_rows_are_reported(run, tmp_path, capsys):
-    folder = shutil.copytree(run, tmp_path / "r")
-
-    def change(summary):
-        del summary["systems"]["colour_texture"]["reach"]  # as in earlier versions
-        summary["dataset_name"] = "gone/away"
-
-    rewrite_summary(folder, change)
-    table_hash = read_city(run / CITY).summary["table_hash"]
+    # one row of another dataset, and one that was not written completely
     results = folder / CITY / "results.jsonl"
     lines = results.read_text().splitlines(keepends=True)
     row = json.loads(lines[0].replace(table_hash, "0" * 16))
@@ -319,10 +294,14 @@ def test_missing_dataset_and_outdated_rows_are_reported(run, tmp_path, capsys):
     results.write_text("".join([*lines[:-1], json.dumps(row) + "\n", lines[-1][:50]]))
     assert main(["report", "--output_dir", str(folder)]) == 0
     text = (folder / "report.md").read_text()
+    assert "synthetic" not in text
+    assert text.count("No map: the dataset has no region geometries") == 2
     assert "Distances between test and training regions: unknown" in text
     assert "1 rows of results.jsonl were computed on other regions" in text
     assert "Not all rows have all splits" in text
-    assert "training distribution" not in text
+    tables = {path.name for path in (folder / "tables").iterdir()}
+    assert f"{CITY}-overall.csv" in tables
+    assert not tables & {f"{CITY}-verdicts.csv", f"{CITY}-reach.csv"}
     assert main(["report", "--output_dir", str(tmp_path / "empty")]) == 2
     assert "Run `python evaluate.py probe` first" in capsys.readouterr().err
 
