@@ -117,10 +117,8 @@ def test_coverage_is_that_of_stored_predictions(run):
     assert set(rows["quantile over"]) == {"regions", "blocks"}
     shown = rows[rows["system"].str.startswith("mean") & (rows["quantile over"] == "regions")]
     shares = []
-    tested, validated = (
-        predicted(run, system="mean"),
-        predicted(run, VALIDATION_FOLDER, system="mean"),
-    )
+    tested = predicted(run, system="mean")
+    validated = predicted(run, VALIDATION_FOLDER, system="mean")
     for seed in set(tested["split_seed"]):
         own = (frame[frame["split_seed"] == seed] for frame in (tested, validated))
         missed, residuals = (np.abs(one["truth"] - one["prediction"]).to_numpy() for one in own)
