@@ -31,17 +31,6 @@ def test_blocks_of_one_region_are_split_conformal(residuals, level):
     assert block_half_width(values, blocks, level) == split_half_width(values, blocks, level)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 5)), min_size=1, max_size=60),
-    st.floats(0.05, 0.9),
-)
-def test_higher_level_is_never_narrower(pairs, level):
-    residuals, blocks = (np.array(column) for column in zip(*pairs, strict=True))
-    for method in (split_half_width, block_half_width):
-        narrow, wide = (method(residuals, blocks, p)[0] for p in (level, level + 0.09))
-        assert narrow <= wide
-
-
 def test_block_intervals_cover_new_blocks():
     """Error scales differ between blocks, so regions are not exchangeable."""
     rng = np.random.default_rng(0)

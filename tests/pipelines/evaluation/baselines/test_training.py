@@ -80,13 +80,6 @@ def test_most_alike_is_the_nearest_other_candidate(vectors, seed):
         assert distances[other] == pytest.approx(distances[others].min())
 
 
-def test_ties_of_most_alike_are_drawn_at_random():
-    rng, of = np.random.default_rng(0), np.zeros(2000, int)
-    counts = np.bincount(most_alike(np.ones((5, 2)), np.arange(5), rng, of=of))
-    assert counts[0] == 0
-    assert counts[1:].min() > 400
-
-
 @given(seed=st.integers(0, 50), batch=st.integers(1, 9))
 def test_shuffled_takes_every_row_once_per_epoch(seed, batch):
     rows = np.array([3, 1, 4, 15, 9, 2])

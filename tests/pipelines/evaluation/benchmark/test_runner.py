@@ -138,8 +138,11 @@ def test_resumes_after_sigkill(tmp_path, monkeypatch):
     process.kill()
     process.wait()
     (orphan,) = steps_left_behind(tmp_path)
-    monkeypatch.setattr(files, "ORPHANS_S", 0.0)
-    with pytest.raises(InUseError, match="wait for its leftover steps"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InUseError, match="wait for its leftover steps"),
+    ):
+        patch.setattr(files, "ORPHANS_S", 0.0)
         Runner(tmp_path, interrupted(tmp_path))()
     os.kill(orphan, signal.SIGKILL)
     while steps_left_behind(tmp_path):

@@ -93,8 +93,3 @@ def test_html_markdown_and_csv_hold_the_same_report(tmp_path):
     assert header == names, "no formula"
     assert first == [NASTY, "0.12345", "0.01", "-0.5", "-0.6", "-0.4"], "unrounded"
     assert last == ["n test", "180", *[""] * 4]
-
-
-def test_numbers_are_rounded_and_missing_is_a_dash():
-    assert numbers("x", [-0.5, None, math.inf]).text == ["-0.500", "–", "–"]
-    assert numbers("x", [4584], ",.0f").text == ["4,584"]
