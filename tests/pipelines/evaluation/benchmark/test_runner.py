@@ -138,12 +138,10 @@ def test_resumes_after_sigkill(tmp_path, monkeypatch):
     process.kill()
     process.wait()
     (orphan,) = steps_left_behind(tmp_path)
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(InUseError, match="wait for its leftover steps"),
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(files, "ORPHANS_S", 0.0)
-        Runner(tmp_path, interrupted(tmp_path))()
+        with pytest.raises(InUseError, match="wait for its leftover steps"):
+            Runner(tmp_path, interrupted(tmp_path))()
     os.kill(orphan, signal.SIGKILL)
     while steps_left_behind(tmp_path):
         time.sleep(0.02)
