@@ -10,9 +10,8 @@ import pytest
 
 from dataset_builders import files
 from dataset_builders.errors import InUseError
-from pipelines.evaluation.benchmark.recipe import read_recipe
 from pipelines.evaluation.benchmark.runner import Runner, Step
-from pipelines.evaluation.benchmark.steps import run_benchmark
+from pipelines.evaluation.benchmark.steps import read_recipe, run_benchmark
 from pipelines.evaluation.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[4]
