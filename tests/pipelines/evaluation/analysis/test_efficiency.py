@@ -44,7 +44,7 @@ def test_counts_modules_that_run_and_modules_held_by_a_system():
 
 def test_speed_counts_only_the_images_used(monkeypatch):
     monkeypatch.setattr(efficiency, "BATCHES", (1, 4))
-    data = toy_city(num_regions=6, views=2)
+    data = toy_city(3)
     calls = []
 
     def satellite_alone(part):
@@ -63,12 +63,12 @@ def test_speed_counts_only_the_images_used(monkeypatch):
 
 
 def test_trainable_and_inference_parameters_are_counted(monkeypatch, tmp_path):
-    monkeypatch.setattr(efficiency, "load_region_data", lambda *_: toy_city(num_regions=8, views=1))
-    with pytest.raises(InputError, match="toyville has 8 regions; a batch of 128"):
-        efficiency.measure_efficiency(tmp_path, "toy", "toyville", ["tile2vec"])
+    monkeypatch.setattr(efficiency, "load_region_data", lambda *_: toy_city(3, views=1))
+    with pytest.raises(InputError, match="quarters has 9 regions; a batch of 128"):
+        efficiency.measure_efficiency(tmp_path, "toy", "quarters", ["tile2vec"])
     monkeypatch.setattr(efficiency, "BATCHES", (1, 4))
     said: list[str] = []
-    efficiency.measure_efficiency(tmp_path, "toy", "toyville", ["tile2vec", "urbanclip"],
+    efficiency.measure_efficiency(tmp_path, "toy", "quarters", ["tile2vec", "urbanclip"],
                        min_seconds=0.0, log=said.append)  # fmt: skip
     tile2vec, urbanclip = json.loads((tmp_path / "efficiency.json").read_text())["systems"]
     assert tile2vec["trainable"] == tile2vec["inference"] == tile2vec["total"]

@@ -13,9 +13,9 @@ from pipelines.evaluation.baselines.training import pixel_values
 from pipelines.evaluation.baselines.trunk import Trunk, TrunkSettings
 from pipelines.evaluation.errors import InputError
 
-from .toy_cities import SIMCLR, SYSTEMS, TRUNK, URBANCLIP, quartered_city, toy_city
+from .toy_cities import SIMCLR, SYSTEMS, TRUNK, URBANCLIP, toy_city
 
-DATA = quartered_city()
+DATA = toy_city(gap=True)
 SHORT = dict.fromkeys(
     ("epochs", "simclr_epochs", "satellite_epochs", "street_view_epochs", "fusion_epochs"), 1
 )
@@ -82,7 +82,7 @@ def test_pg_simclr_concatenates_its_networks():
     assert vectors.shape[1] == 2 * TRUNK["widths"][-1]
     assert not np.allclose(*np.split(vectors, 2, axis=1))
     assert list(system.losses) == ["image", "poi", "adjacency"]
-    adjacency = short("pg-simclr", quartered_city(poi=False), positives=("adjacency",))
+    adjacency = short("pg-simclr", toy_city(poi=False), positives=("adjacency",))
     assert adjacency.name == "simclr-adjacency"
     assert adjacency.provenance.uses == {"satellite", "coordinates"}
 
@@ -104,7 +104,7 @@ def captioned(data, view, captions):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("pg-simclr", quartered_city(poi=False), "needs counts.*Use --system simclr-adjacency"),
+        ("pg-simclr", toy_city(poi=False), "needs counts.*Use --system simclr-adjacency"),
         ("musecl-nomob", replace(DATA, views={}), "needs satellite images, and quarters has none"),
         ("tile2vec", replace(DATA, xy=DATA.xy * np.nan), "coordinates, and quarters has 0"),
         (
@@ -123,8 +123,8 @@ def test_unsuitable_data_raises(name, data, message):
 
 
 def test_urbanclip_skips_missing_images_and_captions():
-    data = toy_city(8)
-    kept = data.views["satellite"].take(np.arange(2, 8))
+    data = toy_city(3)
+    kept = data.views["satellite"].take(np.arange(2, 9))
     data = replace(data, views={"satellite": kept})
     data = captioned(data, "satellite", [None, "", *kept.captions[2:]])
     vectors = short("urbanclip-full", data).encode(data)["satellite"]
@@ -132,7 +132,7 @@ def test_urbanclip_skips_missing_images_and_captions():
 
 
 def test_coordinates_matter_to_urbanvlp_and_not_to_nocoord():
-    data = toy_city(12)
+    data = toy_city(4)
     street = data.views["street_view"]
     moved = replace(
         data,
@@ -152,7 +152,7 @@ def test_coordinates_matter_to_urbanvlp_and_not_to_nocoord():
 
 @pytest.mark.parametrize("view_fusion", ["mean", "pixel25"])
 def test_urbanvlp_omits_missing_and_surplus_street_views(view_fusion):
-    data = toy_city(8, views=4)  # max_views is 3
+    data = toy_city(3, views=4)  # max_views is 3
     satellite, street = data.views["satellite"], data.views["street_view"]
     views = {
         "satellite": satellite.take(np.flatnonzero(satellite.region != 3)),
@@ -161,7 +161,7 @@ def test_urbanvlp_omits_missing_and_surplus_street_views(view_fusion):
     gappy = replace(data, views=views)
     system = short("urbanvlp", gappy, view_fusion=view_fusion)
     whole, result = system.encode(data)["both"], system.encode(gappy)["both"]
-    others = [row for row in range(8) if row not in (3, 5)]
+    others = [row for row in range(9) if row not in (3, 5)]
     assert np.flatnonzero(np.isnan(result).any(axis=1)).tolist() == [3]
     np.testing.assert_allclose(result[others], whole[others], atol=1e-5)
     assert np.abs(result[5] - whole[5]).max() > 1e-3
@@ -197,7 +197,7 @@ def test_clip_checkpoints_must_exist_and_fit_the_recipe(tiny_clip, tmp_path):
         clip_model(replace(fitting, max_length=248), 9)
     with pytest.raises(InputError, match=r"No CLIP at.*--size cpu"):
         clip_model(replace(fitting, model_name_or_path=str(tmp_path / "none")), 9)
-    data = toy_city(6)
+    data = toy_city(3)
     fields = {"model_name_or_path": str(tmp_path), "image_size": 30}
     frozen = short("urbanclip-full", data, **fields, learning_rate=0.0)
     trained = short("urbanclip-full", data, **fields)
@@ -210,7 +210,7 @@ def test_clip_checkpoints_must_exist_and_fit_the_recipe(tiny_clip, tmp_path):
 @pytest.mark.parametrize("view_fusion", ["mean", "pixel25"])
 def test_urbanvlp_sums_the_views_of_a_checkpoint(tiny_clip, tmp_path, view_fusion):
     tiny_clip.save_pretrained(tmp_path)
-    data = toy_city(4)
+    data = toy_city(2, views=3)
     fields = {
         "model_name_or_path": str(tmp_path),
         "image_size": 30,

@@ -1,4 +1,4 @@
-"""Toy cities of coloured squares whose captions name the colour; tiny settings of the systems."""
+"""A toy city of coloured squares whose captions name the colour; tiny settings of the systems."""
 
 from dataclasses import replace
 
@@ -36,46 +36,32 @@ SYSTEMS = {
 }
 
 
-def toy_city(num_regions: int = 24, views: int = 3, seed: int = 0) -> RegionData:
-    """Toy city with one satellite image per region and street views close to its centre."""
-    rng = np.random.default_rng(seed)
-    names = [list(COLOURS)[number] for number in rng.integers(0, len(COLOURS), num_regions)]
-    lonlat = np.stack([116 + 0.01 * np.arange(num_regions), np.full(num_regions, 39.9)], axis=1)
-    lonlat[:, 1] += 0.05 * rng.random(num_regions)
-    owner = np.repeat(np.arange(num_regions), views)
-    return _city("toyville", names, owner, rng, lonlat * 1e5, lonlat)
-
-
-def quartered_city(side: int = 8, views: int = 2, poi: bool = True) -> RegionData:
+def toy_city(side: int = 8, views: int = 2, poi: bool = True, gap: bool = False) -> RegionData:
     """Square grid in four quarters, each with its own colour and POI category.
 
-    Region 0 has no street view.
+    Every region has a satellite image and `views` street views; region 0 has none with a `gap`.
     """
     rng = np.random.default_rng(0)
     row, column = np.divmod(np.arange(side * side), side)
     quarter = 2 * (row >= side // 2) + (column >= side // 2)
     names = [list(COLOURS)[number] for number in quarter]
     counts = np.eye(4)[quarter] * rng.integers(20, 40, (side * side, 1))
-    owner = np.repeat(np.arange(1, side * side), views)
-    xy = np.stack([1000.0 * column, 1000.0 * row], axis=1)
+    owner = np.repeat(np.arange(int(gap), side * side), views)
     lonlat = np.stack([10 + 0.01 * column, 50 + 0.01 * row], axis=1)
-    city = _city("quarters", names, owner, rng, xy, lonlat)
-    return replace(city, poi=counts, poi_categories=("a", "b", "c", "d")) if poi else city
-
-
-def _city(city, names, owner, rng, xy, lonlat) -> RegionData:
     return RegionData(
-        city=city,
-        region_ids=[f"r{number:03}" for number in range(len(names))],
-        xy=xy,
+        city="quarters",
+        region_ids=[f"r{number:03}" for number in range(side * side)],
+        xy=np.stack([1000.0 * column, 1000.0 * row], axis=1),
         lonlat=lonlat,
         cell_m=1000.0,
         views={
-            "satellite": _view(rng, names, np.arange(len(names)), lonlat),
+            "satellite": _view(rng, names, np.arange(side * side), lonlat),
             "street_view": _view(rng, [names[i] for i in owner], owner, lonlat[owner]),
         },
+        poi=counts if poi else None,
+        poi_categories=("a", "b", "c", "d") if poi else (),
         synthetic=True,
-        fingerprint=city,
+        fingerprint="quarters",
     )
 
 
