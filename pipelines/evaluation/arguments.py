@@ -84,7 +84,6 @@ shows it if it is in the folder of the results.
 
   python evaluate.py efficiency --dataset_name runs/captioned --city harborview \\
       --model_name_or_path runs/quickstart/model --output_dir runs
-  python evaluate.py efficiency --systems pg-simclr tile2vec --real_size true ...
 """,
     **language.EXAMPLES,
     **study.EXAMPLES,
@@ -260,9 +259,6 @@ class EfficiencyArguments:
         ["tile2vec", "urbanclip-full", "urbanvlp"], f"Some of {', '.join(SYSTEMS)}."
     )
     size: Literal["cpu", "paper"] = argument("cpu", "Size of the recipes.")
-    real_size: bool = argument(
-        False, "Also measure UrbanLN and CLIP as randomly initialised ViT-B/16."
-    )
     min_seconds: float = argument(2.0, "Minimum measuring time per batch size, in seconds.")
     device: str | None = argument(None, "cpu, cuda, cuda:1. Default: an available one.")
 

@@ -217,7 +217,6 @@ def run_efficiency(arguments: EfficiencyArguments) -> Path:
         arguments.systems,
         arguments.size,
         arguments.model_name_or_path,
-        arguments.real_size,
         arguments.min_seconds,
         arguments.device or default_device(),
     )
@@ -234,7 +233,7 @@ def run_language(arguments: LanguageArguments) -> Path:
 
 def run_study(arguments: StudyArguments) -> None:
     """Run `evaluate.py benchmark`, `ablate` or `transfer`."""
-    from .benchmark.cli import run_study
+    from .benchmark.arguments import run_study
 
     run_study(arguments, default_device())
 

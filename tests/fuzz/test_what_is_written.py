@@ -103,7 +103,6 @@ def figures_of_reports(path, name, value):
     yield lambda: figures.draw_curves(path, name, {name: curve}, name, name)
     matrix = pd.DataFrame([[0.1]], [name], [name])
     yield lambda: figures.draw_matrices(path, name, {name: matrix})
-    yield lambda: figures.draw_bars(path, name, {name: pd.DataFrame([[3.0]], [name], [name])})
     parts = {f"x_{part}": [1.0, 2.0] for part in ("predicted", "low", "high")}
     yield lambda: indicator_maps(MAP.assign(x=[1.0, 2.0], x_status=UNLIKE, **parts), "x", name)
 

@@ -6,10 +6,9 @@ value is the score of both minus that of the other input alone, on the same spli
 confidence interval from the paired block bootstrap of [`bootstrap`].
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,11 +45,7 @@ def added_table(folder: Path, replicates: int = REPLICATES) -> pd.DataFrame:
     Raises:
         InputError: The folder has no results.
     """
-
-    def by_ridge(protocol: str, indicator: str, name: Name) -> bool:
-        return name[2] == JOINT_PROBE
-
-    cells = drawn_cells(folder, replicates, wanted=by_ridge)
+    cells = drawn_cells(folder, replicates, lambda _, __, name: name[2] == JOINT_PROBE)
     return added_rows(cells, companions(folder))
 
 
@@ -63,28 +58,6 @@ def companions(folder: Path) -> dict[str, Name]:
     }
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """R2 with and without a system, each `(draws,)`; index 0 is the estimate on the sample."""
-
-    r2: Array
-    without: Array | None
-    added: Array | None
-    splits: int
-    blocks: int
-
-    @classmethod
-    def mean(cls, parts: Collection["_Drawn"]) -> "_Drawn":
-        """Mean over indicators."""
-
-        def over(name: str) -> Any:
-            values = [getattr(one, name) for one in parts]
-            return None if values[0] is None else np.mean(values, axis=0)
-
-        splits, blocks = min(one.splits for one in parts), max(one.blocks for one in parts)
-        return cls(over("r2"), over("without"), over("added"), splits, blocks)
-
-
 def added_rows(
     cells: Iterable[DrawnCell], companions: Mapping[str, Name], level: float = LEVEL
 ) -> pd.DataFrame:
@@ -95,37 +68,28 @@ def added_rows(
         companions: Mapping returned by [`companions`].
         level: Confidence level of the intervals.
     """
-    drawn: dict[tuple[str, str, str, str], dict[str, _Drawn]] = {}
+    # indicator to scores of both, of the other input alone, and their difference; splits, blocks
+    drawn: dict[tuple[str, str, str, str], dict[str, tuple[Array, int, int]]] = {}
     for cell in cells:
-        for name in cell.systems:
+        for name, scores in cell.systems.items():
             beside, system = split_name(name[0])
-            other = companions.get(beside)
-            if not beside or other in cell.systems:
-                key = (cell.protocol, system, name[1], beside)
-                drawn.setdefault(key, {})[cell.indicator] = _pair(cell, name, other)
-    rows = [
-        (*key, indicator, *_numbers(one, level))
-        for key, own in drawn.items()
-        for indicator, one in {MEAN: _Drawn.mean(own.values()), **own}.items()
-    ]
+            values, splits = [scores.mean("r2")], len(scores.splits)
+            if beside:
+                if (other := companions.get(beside)) not in cell.systems:
+                    continue
+                known = cell.systems[other]
+                values += [known.mean("r2"), scores.less(known, "r2")]
+                splits = len(scores.shared(known))
+            own = drawn.setdefault((cell.protocol, system, name[1], beside), {})
+            own[cell.indicator] = np.stack(values), splits, cell.blocks
+    rows = []
+    for key, own in drawn.items():
+        scored, shared, districts = zip(*own.values(), strict=True)
+        mean = np.mean(scored, axis=0), min(shared), max(districts)
+        for indicator, (both, *counts) in {MEAN: mean, **own}.items():
+            added = (both[1, 0], *astuple(interval(both[2], level))) if key[3] else [np.nan] * 4
+            rows.append((*key, indicator, both[0, 0], *added, *counts))
     return _ordered(pd.DataFrame(rows, columns=COLUMNS))
-
-
-def _pair(cell: DrawnCell, name: Name, other: Name | None) -> _Drawn:
-    scores = cell.systems[name]
-    if other is None:
-        return _Drawn(scores.mean("r2"), None, None, len(scores.splits), cell.blocks)
-    known = cell.systems[other]
-    shared = len(scores.shared(known))
-    added = scores.less(known, "r2")
-    return _Drawn(scores.mean("r2"), known.mean("r2"), added, shared, cell.blocks)
-
-
-def _numbers(one: _Drawn, level: float) -> tuple[float, ...]:
-    if one.without is None or one.added is None:
-        return (float(one.r2[0]), *[np.nan] * 4, one.splits, one.blocks)
-    found = interval(one.added, level)
-    return (float(one.r2[0]), float(one.without[0]), *astuple(found), one.splits, one.blocks)
 
 
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:

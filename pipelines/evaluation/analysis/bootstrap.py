@@ -12,6 +12,7 @@ not include the variance between trainings; [`claims`] resamples the trainings t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..errors import InputError
 from ..probe.predictions import (
     NO_RESULTS,
     PREDICTIONS_FOLDER,
+    SUMMARY_FILE,
     PredictedSplit,
     predicted_splits,
     read_summary,
@@ -59,13 +61,6 @@ class Difference:
     """Difference between a system and a reference on one indicator under one protocol.
 
     Attributes:
-        system: Name of the system.
-        view: View of the system.
-        probe: Probe of the system.
-        reference: Name of the reference system.
-        reference_view: View of the reference.
-        reference_probe: Probe of the reference.
-        protocol: Protocol of the splits.
         indicator: Predicted indicator; `mean` is the mean over all shared indicators, for R2 only
             because errors of different indicators have different scales.
         splits: Number of shared splits.
@@ -134,8 +129,6 @@ class DrawnCell:
     """Scores of all systems on one indicator and protocol, under shared draws.
 
     Attributes:
-        protocol: Protocol of the splits.
-        indicator: Predicted indicator.
         blocks: Number of blocks with test regions.
         systems: System, view and probe to drawn scores.
     """
@@ -164,11 +157,7 @@ def interval(values: Array, level: float = LEVEL) -> Interval:
     return Interval(float(values[0]), float(low), float(high))
 
 
-def drawn_r2(
-    truth: Array,
-    predictions: Array,
-    blocks: NDArray[np.int64],
-) -> Array:
+def drawn_r2(truth: Array, predictions: Array, blocks: NDArray[np.int64]) -> Array:
     """Bootstrap R2 of several predictions of one test set, under shared draws of blocks.
 
     Args:
@@ -223,6 +212,20 @@ def _mean_over_splits(values: Array) -> Array:
         return np.where(defined, values, 0.0).sum(0) / defined.sum(0)
 
 
+def read_splits(
+    folder: Path, protocol: str, part: str = PREDICTIONS_FOLDER
+) -> list[PredictedSplit]:
+    """[`predicted_splits`], read once for all statistics of a city; not to be changed."""
+    files = [folder / SUMMARY_FILE, *sorted((folder / part).glob("*.parquet"))]
+    times = tuple((path, path.stat().st_mtime_ns) for path in files if path.is_file())
+    return _read_splits(folder, protocol, part, times)
+
+
+@lru_cache(maxsize=4)
+def _read_splits(folder: Path, protocol: str, part: str, times: object) -> list[PredictedSplit]:
+    return predicted_splits(folder, protocol, part)
+
+
 def drawn_cells(
     folder: Path,
     replicates: int = REPLICATES,
@@ -248,7 +251,7 @@ def drawn_cells(
     systems = read_summary(folder)["systems"]
     group_of = (lambda name: name) if by_training else group_names(systems)
     for protocol in ("block", "random"):
-        splits = predicted_splits(folder, protocol)
+        splits = read_splits(folder, protocol)
         if not splits:
             continue
         names, counts = draw_counts((split.blocks for split in splits), replicates)
@@ -256,18 +259,15 @@ def drawn_cells(
         for split in splits:
             by_indicator.setdefault(split.indicator, []).append(split)
         for own in by_indicator.values():
-            kept = [
-                replace(
-                    split,
-                    predictions={
-                        name: predictions
-                        for name, predictions in split.predictions.items()
-                        if wanted(protocol, split.indicator, group_of(name))
-                    },
-                )
-                for split in own
-            ]
-            if kept := [split for split in kept if split.predictions]:
+            kept = []
+            for split in own:
+                chosen = {
+                    name: predictions
+                    for name, predictions in split.predictions.items()
+                    if wanted(protocol, split.indicator, group_of(name))
+                }
+                kept += [replace(split, predictions=chosen)] if chosen else []
+            if kept:
                 yield draw_cell(kept, names, counts, group_of)
 
 
@@ -305,32 +305,24 @@ def draw_cell(
     for split in splits:
         numbers = np.searchsorted(names, split.blocks)
         predictions = np.concatenate(list(split.predictions.values()))
+        rows = np.repeat(range(len(split.predictions)), list(map(len, split.predictions.values())))
         owners: dict[Name, list[Array]] = {}
-        start = 0
-        for name, own in split.predictions.items():
+        for number, (name, own) in enumerate(split.predictions.items()):
             # equal weight per training, whatever its number of probe seeds
-            weight = np.zeros(len(predictions))
-            weight[start : start + len(own)] = 1 / len(own)
-            owners.setdefault(group_of(name), []).append(weight)
-            start += len(own)
+            owners.setdefault(group_of(name), []).append((rows == number) / len(own))
         mixing = np.stack([np.mean(weights, axis=0) for weights in owners.values()])
         for metric, values in _scores(split.truth, predictions, numbers, counts).items():
             for name, scores in zip(owners, _mix(mixing, values), strict=True):
                 found.setdefault(name, {}).setdefault(split.split_seed, {})[metric] = scores
-    first = splits[0]
+    systems = {
+        name: DrawnScores(
+            tuple(own),
+            {metric: np.stack([one[metric] for one in own.values()]) for metric in METRICS},
+        )
+        for name, own in found.items()
+    }
     blocks = len(np.unique(np.concatenate([split.blocks for split in splits])))
-    return DrawnCell(
-        first.protocol,
-        first.indicator,
-        blocks,
-        {
-            name: DrawnScores(
-                tuple(own),
-                {metric: np.stack([one[metric] for one in own.values()]) for metric in METRICS},
-            )
-            for name, own in found.items()
-        },
-    )
+    return DrawnCell(splits[0].protocol, splits[0].indicator, blocks, systems)
 
 
 def _mix(weights: Array, values: Array) -> Array:
@@ -366,55 +358,36 @@ def compare_all(
     Raises:
         InputError: The folder has no results, or none of a reference.
     """
-    cells = drawn_cells(folder, replicates)
     known: set[str] = set()
     found: list[list[Difference]] = [[] for _ in references]
     sums: list[dict[tuple[str, Name], list[tuple[int, int, Array]]]] = [{} for _ in references]
-    for cell in cells:
+    for cell in drawn_cells(folder, replicates):
         known |= {name[0] for name in cell.systems}
         for reference, mine, total in zip(references, found, sums, strict=True):
             for name in sorted(cell.systems):
                 other = reference.name(name)
                 if other == name or other not in cell.systems:
                     continue
-                pair = cell.systems[name], cell.systems[other]
-                shared = len(pair[0].shared(pair[1]))
-                if not shared:
+                first, second = cell.systems[name], cell.systems[other]
+                counts = len(first.shared(second)), cell.blocks
+                if not counts[0]:
                     continue
-                drawn = {metric: pair[0].less(pair[1], metric) for metric in METRICS}
+                drawn = {metric: first.less(second, metric) for metric in METRICS}
                 made = {metric: interval(values) for metric, values in drawn.items()}
-                mine.append(
-                    Difference(
-                        *name, *other, cell.protocol, cell.indicator, shared, cell.blocks, made
-                    )
-                )
-                of_pair = total.setdefault((cell.protocol, name), [])
-                of_pair.append((shared, cell.blocks, drawn["r2"]))
+                mine.append(Difference(*name, *other, cell.protocol, cell.indicator, *counts, made))
+                total.setdefault((cell.protocol, name), []).append((*counts, drawn["r2"]))
     for reference, mine, total in zip(references, found, sums, strict=True):
         if reference.system not in known:
             raise InputError(
                 f"No system {reference.system!r} in {folder}; there are: "
                 f"{', '.join(sorted(known))}."
             )
-        mine += [
-            _mean_difference(name, reference, protocol, parts)
-            for (protocol, name), parts in sorted(total.items(), key=lambda item: item[0])
-            if len(parts) > 1
-        ]
+        for protocol, name in sorted(key for key, parts in total.items() if len(parts) > 1):
+            splits, blocks, values = zip(*total[protocol, name], strict=True)
+            made = {"r2": interval(np.mean(values, axis=0))}
+            counts = min(splits), max(blocks)
+            mine.append(Difference(*name, *reference.name(name), protocol, MEAN, *counts, made))
     return found
-
-
-def _mean_difference(
-    name: Name,
-    reference: Reference,
-    protocol: str,
-    parts: Sequence[tuple[int, int, Array]],
-) -> Difference:
-    splits, blocks, drawn = zip(*parts, strict=True)
-    made = {"r2": interval(np.mean(drawn, axis=0))}
-    return Difference(
-        *name, *reference.name(name), protocol, MEAN, min(splits), max(blocks), made
-    )  # fmt: skip
 
 
 __all__ = [
@@ -435,4 +408,5 @@ __all__ = [
     "drawn_r2",
     "group_names",
     "interval",
+    "read_splits",
 ]

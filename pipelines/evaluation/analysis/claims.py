@@ -7,7 +7,6 @@ seeds the tails are still too light: where trainings vary much more than blocks,
 less often than their level, so the differences of the single seeds are reported as well.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from ..embed.trainings import training_of
 from ..probe.predictions import read_summary
-from .bootstrap import MEAN, REPLICATES, Array, DrawnCell, Interval, drawn_cells, interval
+from .bootstrap import MEAN, REPLICATES, Array, Interval, drawn_cells, interval
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,6 @@ class VariantDifference:
     Attributes:
         system: Name of the variant.
         reference: Name of the system it is a variant of.
-        view: View of both.
-        probe: Probe of both.
-        protocol: Protocol of the splits.
-        indicator: Predicted indicator; `mean` is the mean over all indicators.
         seeds: Difference for each training seed.
         difference: Mean difference, with its interval over blocks and seeds.
     """
@@ -82,44 +77,28 @@ def variant_differences(folder: Path, replicates: int = REPLICATES) -> list[Vari
         return []
     known = set(labels.values())
     cells = drawn_cells(folder, replicates, lambda _, __, name: name[0] in known, True)
-    found: list[VariantDifference] = []
-    drawn: dict[tuple[str, str, str, str, str], list[Array]] = {}
+    drawn: dict[tuple[str, str, str, str, str], dict[str, Array]] = {}
     for cell in cells:
         for group, reference in references.items():
             for view, probe in dict.fromkeys(name[1:] for name in cell.systems):
-                pairs = list(_pairs(cell, labels, group, reference, view, probe))
+                pairs = [
+                    cell.systems[mine].less(cell.systems[other], "r2")
+                    for own, seed in labels
+                    if own == group and (reference, seed) in labels
+                    for mine in [(labels[own, seed], view, probe)]
+                    for other in [(labels[reference, seed], view, probe)]
+                    if {mine, other} <= set(cell.systems)
+                ]
                 if pairs:
                     key = group, reference, view, probe, cell.protocol
-                    drawn.setdefault(key, []).append(np.stack(pairs))
-                    found.append(_difference(*key, cell.indicator, drawn[key][-1]))
-    for key, parts in drawn.items():
-        found.append(_difference(*key, MEAN, np.mean(parts, axis=0)))
-    return found
-
-
-def _pairs(
-    cell: DrawnCell,
-    labels: dict[tuple[str, int], str],
-    group: str,
-    reference: str,
-    view: str,
-    probe: str,
-) -> Iterator[Array]:
-    """`(1 + draws,)` differences for each training seed of both systems."""
-    for own, seed in labels:
-        other = labels.get((reference, seed))
-        if own == group and other:
-            pair = (labels[own, seed], view, probe), (other, view, probe)
-            if all(name in cell.systems for name in pair):
-                yield cell.systems[pair[0]].less(cell.systems[pair[1]], "r2")
-
-
-def _difference(
-    group: str, reference: str, view: str, probe: str, protocol: str, indicator: str, drawn: Array
-) -> VariantDifference:
-    seeds = tuple(drawn[:, 0].tolist())
-    found = interval(draw_trainings(drawn))
-    return VariantDifference(group, reference, view, probe, protocol, indicator, seeds, found)
+                    drawn.setdefault(key, {})[cell.indicator] = np.stack(pairs)
+    return [
+        VariantDifference(
+            *key, indicator, tuple(values[:, 0].tolist()), interval(draw_trainings(values))
+        )
+        for key, own in drawn.items()
+        for indicator, values in {**own, MEAN: np.mean(list(own.values()), axis=0)}.items()
+    ]
 
 
 __all__ = ["VariantDifference", "draw_trainings", "variant_differences"]

@@ -74,8 +74,9 @@ def cluster(X: NDArray[np.float64]) -> Clusters:
     agreement = agreements(singles)
     flat = np.pad(points, ((0, 0), (0, max(0, 2 - num_axes))))
     shares = [*pca.explained_variance_ratio_, 0.0]
+    by_size = np.argsort(np.argsort(-np.bincount(labels), kind="stable"))
     return Clusters(
-        by_size(labels),
+        by_size[labels],
         flat[:, :2],
         (float(shares[0]), float(shares[1])),
         num_axes,
@@ -83,13 +84,6 @@ def cluster(X: NDArray[np.float64]) -> Clusters:
         float(np.mean(agreement)),
         float(np.min(agreement)),
     )
-
-
-def by_size(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Renumber clusters by decreasing size."""
-    counts = np.bincount(labels)
-    order = np.argsort(-counts, kind="stable")
-    return np.argsort(order)[labels]
 
 
 def agreements(partitions: Sequence[NDArray[np.int64]]) -> list[float]:
@@ -143,4 +137,4 @@ def cluster_trainings(
     ]
 
 
-__all__ = ["Clusters", "agreements", "by_size", "cluster", "cluster_trainings", "find_tables"]
+__all__ = ["Clusters", "agreements", "cluster", "cluster_trainings", "find_tables"]

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from dataset_builders.files import write_json
 
-from ..probe.predictions import VALIDATION_FOLDER, PredictedSplit, predicted_splits
+from ..probe.predictions import VALIDATION_FOLDER
 from ..probe.splits import PROTOCOLS
+from .bootstrap import read_splits
 
 Array = NDArray[np.float64]
 Method = Callable[[Array, NDArray[np.int64], float], tuple[float, bool]]
@@ -40,11 +41,6 @@ class Coverage:
     """Coverage of the prediction intervals of one system on one indicator, mean over splits.
 
     Attributes:
-        protocol: Protocol of the splits.
-        indicator: Predicted indicator.
-        system: Name of the system.
-        view: View of the system.
-        probe: Probe of the system.
         method: `split` or `block`.
         level: Nominal coverage.
         coverage: Share of test regions within their interval.
@@ -131,46 +127,27 @@ def measure_coverage(folder: Path, level: float = LEVEL) -> list[Coverage]:
     for protocol in sorted(PROTOCOLS):
         validation = {
             (split.indicator, split.split_seed): split
-            for split in predicted_splits(folder, protocol, VALIDATION_FOLDER)
+            for split in read_splits(folder, protocol, VALIDATION_FOLDER)
         }
         by_row: dict[tuple[str, str, str, str, str, str], list[tuple[float, float, bool]]] = {}
-        for test in predicted_splits(folder, protocol):
+        for test in read_splits(folder, protocol):
             known = validation[test.indicator, test.split_seed]
             for name, predictions in test.predictions.items():
                 for method, half_width in METHODS.items():
                     row = (protocol, test.indicator, *name, method)
-                    by_row.setdefault(row, []).extend(
-                        _measure(known, test, own, one, half_width, level)
-                        for own, one in zip(known.predictions[name], predictions, strict=True)
-                    )
+                    measured = by_row.setdefault(row, [])
+                    for own, one in zip(known.predictions[name], predictions, strict=True):
+                        residuals = np.abs(known.truth - own)
+                        width, guaranteed = half_width(residuals, known.blocks, level)
+                        covered = np.abs(test.truth - one) <= width
+                        measured.append((float(covered.mean()), width, guaranteed))
         for row, measured in sorted(by_row.items()):
-            shares, widths, guaranteed = np.array(measured, dtype=float).T
-            found.append(
-                Coverage(
-                    *row,
-                    level=level,
-                    coverage=float(shares.mean()),
-                    coverage_low=float(shares.min()),
-                    half_width=float(widths.mean()),
-                    guaranteed=float(guaranteed.mean()),
-                    splits=len(measured),
-                )
-            )
+            values = np.array(measured, dtype=float)
+            share, width, enough = values.mean(0).tolist()
+            lowest = float(values[:, 0].min())
+            found.append(Coverage(*row, level, share, lowest, width, enough, len(measured)))
     write_json(folder / INTERVALS_FILE, [asdict(one) for one in found])
     return found
-
-
-def _measure(
-    validation: PredictedSplit,
-    test: PredictedSplit,
-    validated: Array,
-    tested: Array,
-    half_width: Method,
-    level: float,
-) -> tuple[float, float, bool]:
-    residuals = np.abs(validation.truth - validated)
-    width, guaranteed = half_width(residuals, validation.blocks, level)
-    return float((np.abs(test.truth - tested) <= width).mean()), width, guaranteed
 
 
 __all__ = [

@@ -11,9 +11,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ import torch
 from torch import nn
 
 from dataset_builders.files import write_json
-from pipelines.common.encoders.transformers_models import ModelEncoder, load_model_encoder
+from pipelines.common.encoders.transformers_models import load_model_encoder
 
-from ..baselines.base import RegionData, RegionEncoder
+from ..baselines.base import RegionData
 from ..baselines.data import load_region_data
-from ..baselines.image_text import pixel_values
 from ..baselines.registry import make, read_settings
+from ..baselines.training import pixel_values
 from ..errors import InputError
 from ..probe.results import EFFICIENCY_FILE
 
@@ -35,48 +36,7 @@ BATCHES = (1, 128)
 REPEATS, MOST_REPEATS = 3, 50
 # settings reduced to one epoch: enough to run every module that training uses
 SHORT = ("epochs", "simclr_epochs", "satellite_epochs", "street_view_epochs", "fusion_epochs")
-METHOD, REAL_METHOD, REAL_CLIP = "urbanln", "urbanln-vitb16", "clip-vitb16"
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Encoding speed for one batch size.
-
-    Attributes:
-        regions: Number of regions per batch.
-        images: Number of images of these regions.
-        seconds: Median time per batch.
-        repeats: Number of measurements.
-    """
-
-    regions: int
-    images: int
-    seconds: float
-    repeats: int
-
-
-@dataclass(frozen=True)
-class Efficiency:
-    """Parameter counts and speed of one system.
-
-    Attributes:
-        system: Name of the system.
-        size: Recipe size, `checkpoint`, or the name of the published architecture.
-        image_size: Side of the input images in pixels.
-        total: Number of parameters used in training or stored.
-        trainable: Number of parameters with a gradient.
-        inference: Number of parameters used to encode a region.
-        speeds: Speed per batch size.
-    """
-
-    system: str
-    size: str
-    image_size: int
-    total: int
-    trainable: int
-    inference: int
-    speeds: tuple[Speed, ...]
-
+METHOD = "urbanln"
 
 Encode = Callable[[RegionData], Any]
 
@@ -88,7 +48,6 @@ def measure_efficiency(
     systems: Sequence[str],
     size: str = "cpu",
     model_name_or_path: str | None = None,
-    real_size: bool = False,
     min_seconds: float = 2.0,
     device: str = "cpu",
     log: Callable[[str], None] = print,
@@ -102,7 +61,6 @@ def measure_efficiency(
         systems: Baselines of `evaluate.py baseline`.
         size: Size of their recipes.
         model_name_or_path: UrbanLN checkpoint to measure as well.
-        real_size: Whether to also measure randomly initialised UrbanLN and CLIP as ViT-B/16.
         min_seconds: Minimum measurement time per batch size.
         device: Torch device.
         log: Callback for progress lines.
@@ -110,8 +68,9 @@ def measure_efficiency(
     Raises:
         InputError: A system or checkpoint does not exist, or the city has too few regions.
     """
-    found = []
+    found: list[dict[str, Any]] = []
 
+    @cache
     def data_of(image_size: int) -> RegionData:
         data = load_region_data(dataset_name, city, image_size, output / "pixels")
         if len(data.region_ids) < max(BATCHES):
@@ -121,27 +80,61 @@ def measure_efficiency(
             )
         return data
 
-    def add(one: Efficiency) -> None:
-        found.append(one)
-        per_second = ", ".join(f"{s.images / s.seconds:,.1f} at {s.regions}" for s in one.speeds)
-        log(f"{one.system}: {one.total:,} parameters, {per_second} regions: images/s")
+    def add(
+        system: str, size: str, image_size: int, known: Iterable[nn.Parameter],
+        trainable: Iterable[nn.Parameter], encode: Encode,
+    ) -> None:  # fmt: skip
+        data = data_of(image_size)
+        with running_modules() as used:
+            encode(subset(data, 1))
+        counts = {"total": known, "trainable": trainable, "inference": parameters(used)}
+        speeds = measure(encode, data, device, min_seconds)
+        total = {name: sum(p.numel() for p in own) for name, own in counts.items()}
+        row = {"system": system, "size": size, "image_size": image_size, **total, "speeds": speeds}
+        found.append(row)
+        per_second = ", ".join(
+            f"{s['images'] / s['seconds']:,.1f} at {s['regions']}" for s in speeds
+        )
+        log(f"{system}: {total['total']:,} parameters, {per_second} regions: images/s")
 
     for name in systems:
-        add(_measure_system(name, size, data_of, device, min_seconds))
+        settings = read_settings(name, size)
+        short = {field.name: 1 for field in fields(settings) if field.name in SHORT}
+        encoder = make(name, size, 0, device, **short)
+        data = data_of(settings.image_size)
+        with running_modules() as ran:
+            encoder.fit(data)
+            encoder.encode(subset(data, 1))
+        known = parameters([*ran, *modules_of(encoder)])
+        trainable = [p for p in known if p.grad is not None]
+        where = f"recipe, {size}", settings.image_size
+        add(encoder.name, *where, known, trainable, encoder.encode)
     if model_name_or_path:
-        add(_measure_checkpoint(model_name_or_path, data_of, device, min_seconds))
-    for model in _real_models() if real_size else ():
-        add(_measure_real(*model, data_of, device, min_seconds))
-    write_json(
-        output / EFFICIENCY_FILE,
-        {
-            "machine": machine(device),
-            "dataset_name": dataset_name,
-            "city": city,
-            "systems": [asdict(one) for one in found],
-        },
-    )
+        add(METHOD, "checkpoint", *_checkpoint(model_name_or_path, device))
+    measured = {"machine": machine(device), "dataset_name": dataset_name, "city": city}
+    write_json(output / EFFICIENCY_FILE, {**measured, "systems": found})
     return output / EFFICIENCY_FILE
+
+
+def _checkpoint(
+    path: str, device: str
+) -> tuple[int, list[nn.Parameter], list[nn.Parameter], Encode]:
+    """Image size, parameters, those that pretraining trains, and encoding of a checkpoint."""
+    from modeling_urbanln import UrbanLNConfig, UrbanLNForPreTraining
+
+    encoder = load_model_encoder(path, device=device)
+    config = UrbanLNConfig.from_pretrained(path)
+    vision: Any = config.vision_config  # the library types it as optional
+    size = int(vision.image_size)
+    known = list(UrbanLNForPreTraining(config).parameters())
+
+    def encode(part: RegionData) -> list[Any]:
+        return [
+            encoder.encode(pixel_values(view.pixels, size, str(encoder.device)))
+            for view in part.views.values()
+        ]
+
+    return size, known, [p for p in known if p.requires_grad], encode
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -162,110 +155,6 @@ def machine(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "precision": "float32",
     }
-
-
-# ---- systems ------------------------------------------------------------------------------------
-
-
-def _measure_system(
-    name: str,
-    size: str,
-    data_of: Callable[[int], RegionData],
-    device: str,
-    min_seconds: float,
-) -> Efficiency:
-    settings = read_settings(name, size)
-    short = {field.name: 1 for field in fields(settings) if field.name in SHORT}
-    encoder: RegionEncoder = make(name, size, 0, device, **short)
-    data = data_of(settings.image_size)
-    with running_modules() as trained:
-        encoder.fit(data)
-    first = subset(data, 1)
-    with running_modules() as used:
-        encoder.encode(first)
-    held = list(modules_of(encoder))
-    known = parameters([*trained, *used, *held])
-    return Efficiency(
-        encoder.name,
-        f"recipe, {size}",
-        settings.image_size,
-        sum(p.numel() for p in known),
-        sum(p.numel() for p in known if p.grad is not None),
-        sum(p.numel() for p in parameters(used)),
-        measure(encoder.encode, data, device, min_seconds),
-    )
-
-
-def _measure_checkpoint(
-    path: str, data_of: Callable[[int], RegionData], device: str, min_seconds: float
-) -> Efficiency:
-    from modeling_urbanln import UrbanLNConfig, UrbanLNForPreTraining
-
-    encoder = load_model_encoder(path, device=device)
-    config = UrbanLNConfig.from_pretrained(path)
-    trained = UrbanLNForPreTraining(config)
-    vision: Any = config.vision_config  # the library types it as optional
-    image_size = int(vision.image_size)
-    return _measure_model(
-        METHOD, "checkpoint", encoder, trained, data_of(image_size), image_size, min_seconds
-    )
-
-
-def _real_models() -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """Name, encoder and training model of each architecture, randomly initialised."""
-    from transformers import CLIPConfig, CLIPModel
-
-    from modeling_urbanln import UrbanLNConfig, UrbanLNForPreTraining, UrbanLNModel
-
-    base = CLIPConfig(vision_config={"patch_size": 16})
-    config = UrbanLNConfig(vision_config={"patch_size": 16})
-    yield REAL_METHOD, UrbanLNModel(config), UrbanLNForPreTraining(config)
-    clip = CLIPModel(base).requires_grad_(False)
-    yield REAL_CLIP, clip, clip
-
-
-def _measure_real(
-    name: str,
-    model: nn.Module,
-    trained: nn.Module,
-    data_of: Callable[[int], RegionData],
-    device: str,
-    min_seconds: float,
-) -> Efficiency:
-    from transformers import CLIPImageProcessor
-
-    encoder = ModelEncoder(model.to(device).eval(), CLIPImageProcessor(), name, random_init=True)
-    size = 224
-    return _measure_model(name, "ViT-B/16", encoder, trained, data_of(size), size, min_seconds)
-
-
-def _measure_model(
-    name: str,
-    size: str,
-    encoder: ModelEncoder,
-    trained: nn.Module,
-    data: RegionData,
-    image_size: int,
-    min_seconds: float,
-) -> Efficiency:
-    def encode(part: RegionData) -> list[Any]:
-        return [
-            encoder.encode(pixel_values(view.pixels, image_size, str(encoder.device)))
-            for view in part.views.values()
-        ]
-
-    with running_modules() as used:
-        encode(subset(data, 1))
-    own = list(trained.parameters())
-    return Efficiency(
-        name,
-        size,
-        image_size,
-        sum(p.numel() for p in own),
-        sum(p.numel() for p in own if p.requires_grad),
-        sum(p.numel() for p in parameters(used)),
-        measure(encode, data, str(encoder.device), min_seconds),
-    )
 
 
 # ---- counting and timing ------------------------------------------------------------------------
@@ -303,8 +192,6 @@ def modules_of(holder: Any) -> Iterator[nn.Module]:
         for one in held if isinstance(value, (dict, list, tuple)) else [value]:
             if isinstance(one, nn.Module):
                 yield from one.modules()
-            elif isinstance(one, ModelEncoder):
-                yield from one.model.modules()
 
 
 def subset(data: RegionData, regions: int) -> RegionData:
@@ -317,30 +204,28 @@ def subset(data: RegionData, regions: int) -> RegionData:
         raise InputError(
             f"{data.city} has {len(rows)} regions with images of every view; {regions} are needed."
         )
-    views = {}
-    for name, view in data.views.items():
-        own = np.flatnonzero(np.isin(view.region, rows))
-        views[name] = replace(
-            view,
-            image_ids=[view.image_ids[i] for i in own],
-            region=np.searchsorted(rows, view.region[own]),
-            pixels=np.array(view.pixels[own]),
-            captions=[view.captions[i] for i in own],
-            lonlat=view.lonlat[own],
-            heading=view.heading[own],
-        )
+    own = {
+        name: view.take(np.flatnonzero(np.isin(view.region, rows)))
+        for name, view in data.views.items()
+    }
     return replace(
         data,
         region_ids=[data.region_ids[row] for row in rows],
         xy=data.xy[rows],
         lonlat=data.lonlat[rows],
-        views=views,
+        views={n: replace(v, region=np.searchsorted(rows, v.region)) for n, v in own.items()},
         poi=None if data.poi is None else data.poi[rows],
     )
 
 
-def measure(encode: Encode, data: RegionData, device: str, min_seconds: float) -> tuple[Speed, ...]:
-    """Median time per call for each batch size, after a warm-up call."""
+def measure(
+    encode: Encode, data: RegionData, device: str, min_seconds: float
+) -> list[dict[str, Any]]:
+    """Median time per call for each batch size, after a warm-up call.
+
+    Returns:
+        Regions, images, seconds and repeats per batch size.
+    """
     speeds = []
     clock = time.process_time if _alone(device) else time.perf_counter
     for regions in BATCHES:
@@ -350,7 +235,7 @@ def measure(encode: Encode, data: RegionData, device: str, min_seconds: float) -
         seen = (
             set(given) if isinstance(given, dict) and set(given) <= set(part.views) else part.views
         )
-        images = sum(len(part.views[name].image_ids) for name in seen)
+        images = sum(len(part.views[name]) for name in seen)
         times: list[float] = []
         while len(times) < REPEATS or (sum(times) < min_seconds and len(times) < MOST_REPEATS):
             _wait(device)
@@ -358,8 +243,11 @@ def measure(encode: Encode, data: RegionData, device: str, min_seconds: float) -
             encode(part)
             _wait(device)
             times.append(clock() - start)
-        speeds.append(Speed(regions, images, statistics.median(times), len(times)))
-    return tuple(speeds)
+        seconds, repeats = statistics.median(times), len(times)
+        speeds.append(
+            {"regions": regions, "images": images, "seconds": seconds, "repeats": repeats}
+        )
+    return speeds
 
 
 def _alone(device: str) -> bool:
@@ -373,8 +261,6 @@ def _wait(device: str) -> None:
 
 __all__ = [
     "BATCHES",
-    "Efficiency",
-    "Speed",
     "machine",
     "measure",
     "measure_efficiency",

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..probe.predictions import VALIDATION_FOLDER, predicted_splits
+from ..probe.predictions import VALIDATION_FOLDER
 from ..probe.systems import NO_VIEW, split_name
-from .bootstrap import DrawnCell, Interval, Name, interval
+from .bootstrap import DrawnCell, Interval, Name, interval, read_splits
 
 LOCATION = "coordinates"
 FEWEST_REGIONS, FEWEST_DISTRICTS = 100, 8
@@ -45,14 +45,11 @@ class Verdict:
     """Comparison of images and location alone on one indicator under one protocol.
 
     Attributes:
-        protocol: "block" or "random".
-        indicator: Predicted indicator.
         answer: One of [`ANSWERS`].
         system: Name, view and probe of the image system.
         images: R2 of the image system.
         location_probe: Probe of the best location control.
         location: R2 of that control.
-        gain: Paired difference of R2, images minus location.
         regions: Number of labelled regions.
         districts: Number of districts with test regions.
     """
@@ -64,7 +61,6 @@ class Verdict:
     images: Score
     location_probe: str
     location: Score
-    gain: Score
     regions: int
     districts: int
 
@@ -74,7 +70,6 @@ class Overall:
     """Mean score of a system over indicators under one protocol.
 
     Attributes:
-        protocol: "block" or "random".
         name: System, view and probe.
         indicators: Number of indicators of the system.
         r2: Mean R2.
@@ -123,7 +118,7 @@ def validation_errors(
         group_of: Function from the name of a training to that of its system.
     """
     found: dict[tuple[Name, str], list[float]] = {}
-    for split in predicted_splits(folder, protocol, VALIDATION_FOLDER):
+    for split in read_splits(folder, protocol, VALIDATION_FOLDER):
         for name, predictions in split.predictions.items():
             error = float(np.square(predictions - split.truth).mean())
             found.setdefault((group_of(name), split.indicator), []).append(error)
@@ -174,29 +169,26 @@ def verdicts(
     """
     for cell in cells:
         name = best_of_indicator(errors[cell.protocol], cell.indicator)
-        if name in cell.systems and any(one[0] == LOCATION for one in cell.systems):
-            yield _verdict(cell, name, labelled[cell.indicator])
-
-
-def _verdict(cell: DrawnCell, name: Name, regions: int) -> Verdict:
-    drawn = {one: scores.mean("r2") for one, scores in cell.systems.items()}
-    place = max((one for one in drawn if one[0] == LOCATION), key=lambda one: drawn[one][0])
-    gain = score(interval(cell.systems[name].less(cell.systems[place], "r2")))
-    images, location = score(interval(drawn[name])), score(interval(drawn[place]))
-    if images.r2 is None or location.r2 is None:
-        gain = Score(None, None, None)
-    return Verdict(
-        cell.protocol,
-        cell.indicator,
-        answer(gain, regions, cell.blocks),
-        name,
-        images,
-        place[2],
-        location,
-        gain,
-        regions,
-        cell.blocks,
-    )
+        places = [one for one in cell.systems if one[0] == LOCATION]
+        if name not in cell.systems or not places:
+            continue
+        system, regions = cell.systems[name], labelled[cell.indicator]
+        place = max(places, key=lambda one: cell.systems[one].mean("r2")[0])
+        images, location, gain = (
+            score(interval(values))
+            for values in (
+                system.mean("r2"),
+                cell.systems[place].mean("r2"),
+                system.less(cell.systems[place], "r2"),
+            )
+        )
+        if images.r2 is None or location.r2 is None:
+            gain = Score(None, None, None)
+        said = answer(gain, regions, cell.blocks)
+        yield Verdict(
+            cell.protocol, cell.indicator, said, name, images, place[2], location, regions,
+            cell.blocks,
+        )  # fmt: skip
 
 
 def overall(cells: Sequence[DrawnCell], names: Collection[Name]) -> list[Overall]:
@@ -217,9 +209,7 @@ def overall(cells: Sequence[DrawnCell], names: Collection[Name]) -> list[Overall
         places = [name for name in drawn if name[0] == LOCATION]
         place = max(places, key=lambda name: drawn[name][0], default=None)
         for name, values in drawn.items():
-            gain = (
-                mean_difference(own, protocol, name, place) if place not in (None, name) else None
-            )
+            gain = None if name == place else mean_difference(own, protocol, name, place)
             count = sum(name in cell.systems for cell in own)
             found.append(Overall(protocol, name, count, interval(values), gain))
     return found

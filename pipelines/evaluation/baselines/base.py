@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Use = Literal["satellite", "street_view", "captions", "coordinates", "poi"]
 FUSED = "both"
 
 
@@ -34,6 +33,17 @@ class View:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def take(self, rows: NDArray[np.int64]) -> "View":
+        """Some of the images."""
+        return View(
+            [self.image_ids[row] for row in rows],
+            self.region[rows],
+            np.array(self.pixels[rows]),
+            [self.captions[row] for row in rows],
+            self.lonlat[rows],
+            self.heading[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -75,13 +85,14 @@ class Provenance:
     Attributes:
         source: Paper, file or equation that it implements.
         differs: Differences from the source, one sentence each.
-        uses: Inputs. A system that uses "poi" is not scored on indicators that its inputs leak.
+        uses: Inputs, some of "satellite", "street_view", "captions", "coordinates" and "poi". A
+            system that uses "poi" is not scored on indicators that its inputs leak.
         pretrained: Name of the initial weights; None for random initialisation.
     """
 
     source: str
     differs: tuple[str, ...]
-    uses: frozenset[Use]
+    uses: frozenset[str]
     pretrained: str | None = None
 
 
@@ -110,4 +121,10 @@ class RegionEncoder(Protocol):
         ...
 
 
-__all__ = ["FUSED", "Provenance", "RegionData", "RegionEncoder", "Use", "View"]
+__all__ = [
+    "FUSED",
+    "Provenance",
+    "RegionData",
+    "RegionEncoder",
+    "View",
+]

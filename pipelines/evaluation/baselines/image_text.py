@@ -1,27 +1,28 @@
-"""Inputs, CLIP encoders and training loop of the image-text baselines."""
+"""Tokens, CLIP encoders, contrastive loss and training of the image-text baselines."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
-from tqdm import trange
 from transformers import CLIPConfig, CLIPModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from dataset_builders.files import digest, files_fingerprint
 from modeling_urbanln import load_clip
 
 from ..errors import InputError
+from .base import RegionData
+from .training import train
 
 END = 49407  # end token, the last of CLIP's vocabulary; the start token precedes it
 MAX_LOG_SCALE = math.log(100.0)  # as in open_clip
+SMALL = (
+    "A small model trained from scratch, with the vocabulary of the captions, instead of "
+    "pretrained weights."
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class ImageTextSettings:
     text_width: int = 96
     text_layers: int = 2
     head_width: int = 32
+
+    def __post_init__(self) -> None:
+        """Validate the settings."""
+        if self.batch_size < 2:
+            raise InputError(f"batch_size must be at least 2, got {self.batch_size}.")
 
 
 @dataclass(frozen=True)
@@ -107,30 +113,17 @@ def tokenize(texts: Sequence[str], max_length: int, compact: bool) -> Tokens:
     return Tokens(ids, mask, len(occurring))
 
 
-def pixel_values(
-    pixels: NDArray[np.uint8],
-    size: int,
-    device: str | torch.device,
-    mean: Sequence[float] = OPENAI_CLIP_MEAN,
-    std: Sequence[float] = OPENAI_CLIP_STD,
-) -> torch.Tensor:
-    """Resize and normalise images, by default for CLIP.
+def require_captions(rows: Sized, data: RegionData, name: str) -> None:
+    """Check that some satellite images have captions.
 
-    Args:
-        pixels: Images, `(B, S, S, 3)`, uint8.
-        size: Side length of the result, in pixels.
-        device: Device of the result.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-
-    Returns:
-        Normalised images, `(B, 3, size, size)`.
+    Raises:
+        InputError: There are fewer than two.
     """
-    images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 255
-    if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    centre, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
-    return (images - centre) / scale
+    if len(rows) < 2:
+        raise InputError(
+            f"{name} needs captions, and {data.city} has {len(rows)} captioned satellite images. "
+            "Caption them first: python -m pipelines.captioning run ..."
+        )
 
 
 def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
@@ -140,7 +133,18 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
         InputError: The checkpoint does not exist, or does not fit image size or text length.
     """
     if settings.model_name_or_path is not None:
-        return _pretrained(settings.model_name_or_path, settings)
+        model = _pretrained(settings.model_name_or_path)
+        # Any: transformers types these as optional
+        vision: Any = model.config.vision_config
+        text: Any = model.config.text_config
+        fits = settings.max_length <= text.max_position_embeddings
+        if settings.image_size != vision.image_size or not fits:
+            raise InputError(
+                f"{settings.model_name_or_path!r} takes images of {vision.image_size} pixels and "
+                f"at most {text.max_position_embeddings} tokens; the recipe has image_size "
+                f"{settings.image_size} and max_length {settings.max_length}."
+            )
+        return model
     heads = settings.head_width
     config = CLIPConfig(
         projection_dim=settings.projection_dim,
@@ -167,32 +171,14 @@ def clip_model(settings: ImageTextSettings, vocab_size: int) -> CLIPModel:
     return CLIPModel(config)
 
 
-def _pretrained(name: str, settings: ImageTextSettings) -> CLIPModel:
+def _pretrained(name: str) -> CLIPModel:
     try:
-        model = load_clip(name)
+        return load_clip(name)
     except (OSError, ValueError) as error:
         raise InputError(
             f"No CLIP at {name!r} (model_name_or_path of the recipe): {error} Offline, use --size "
             "cpu, which needs no checkpoint."
         ) from error
-    # Any: transformers types these as optional
-    vision: Any = model.config.vision_config
-    text: Any = model.config.text_config
-    fits = settings.max_length <= text.max_position_embeddings
-    if settings.image_size != vision.image_size or not fits:
-        raise InputError(
-            f"{name!r} takes images of {vision.image_size} pixels and at most "
-            f"{text.max_position_embeddings} tokens; the recipe has image_size "
-            f"{settings.image_size} and max_length {settings.max_length}."
-        )
-    return model
-
-
-def checkpoint_fingerprint(name_or_path: str | None) -> str:
-    """Fingerprint of a folder's files, or hash of a Hub id."""
-    if name_or_path is None or not Path(name_or_path).is_dir():
-        return digest(name_or_path)
-    return files_fingerprint(path for path in Path(name_or_path).iterdir() if path.is_file())
 
 
 def text_states(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
@@ -242,43 +228,37 @@ def train_pairs(
     Raises:
         InputError: The loss is not finite.
     """
-    model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     scales = [p for key, p in model.named_parameters() if key.endswith("logit_scale")]
+
+    @torch.no_grad()
+    def clamp(*_: Any) -> None:
+        for scale in scales:
+            scale.clamp_(0, MAX_LOG_SCALE)
+
+    optimizer.register_step_post_hook(clamp)
     generator = torch.Generator().manual_seed(seed)
-    history = []
-    for _ in trange(settings.epochs, desc=name, unit="epoch", disable=None):
-        losses = []
-        for rows in torch.randperm(num_pairs, generator=generator).split(settings.batch_size):
-            if len(rows) < 2:  # no negatives
-                continue
-            value = loss(rows)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            with torch.no_grad():
-                for scale in scales:
-                    scale.clamp_(0, MAX_LOG_SCALE)
-            losses.append(value.item())
-        history.append(float(np.mean(losses)))
-        if not math.isfinite(history[-1]):
-            raise InputError(
-                f"The loss of {name} became {history[-1]}: lower learning_rate in its recipe."
-            )
-    model.eval()
-    return history
+    batches = (
+        rows
+        for _ in range(settings.epochs)
+        for rows in torch.randperm(num_pairs, generator=generator).split(settings.batch_size)
+        if len(rows) > 1  # one pair has no negatives
+    )
+    steps = num_pairs // settings.batch_size + (num_pairs % settings.batch_size > 1)
+    losses = train(model, lambda _: loss(next(batches)), optimizer, settings.epochs * steps, name)
+    return np.reshape(losses, (settings.epochs, steps)).mean(axis=1).tolist()
 
 
 __all__ = [
+    "SMALL",
     "ImageTextSettings",
     "Tokens",
-    "checkpoint_fingerprint",
     "clip_model",
     "end_states",
     "info_nce",
-    "pixel_values",
+    "require_captions",
     "text_states",
     "tokenize",
     "train_pairs",

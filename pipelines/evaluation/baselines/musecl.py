@@ -7,7 +7,7 @@ views the paper uses taxi trips, which are not public; here they use POI too. Ad
 over both vectors is then trained to predict POI counts.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from dataset_builders.files import digest
-
 from ..errors import InputError
-from .base import FUSED, Provenance, RegionData
-from .image_text import checkpoint_fingerprint
+from .base import FUSED, RegionData
 from .sampling import Images, Rows, Shuffled, most_alike, poi_of, view_of
-from .training import num_steps, train, turn_and_flip
-from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
+from .training import TrainedSystem, num_steps, train
+from .trunk import Trunk, TrunkSettings, size_differences, turn_and_flip
 
 VIEWS = ("satellite", "street_view")
 
@@ -101,30 +98,19 @@ class Fusion(nn.Module):
         return self.head(self.fuse(vectors, present))
 
 
-class MuseCL:
+class MuseCL(TrainedSystem):
     """MuseCL without mobility data: one fused vector per region.
-
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, triplets and augmentation.
-        device: Device of the model.
 
     Attributes:
         losses: Loss of each training step by stage: "satellite", "street_view", "fusion".
     """
 
-    name = "musecl-nomob"
+    version = "musecl-1"
+    source = "Yong and Zhou 2024 (arXiv 2407.09523); XixianYong/MuseCL"
 
     def __init__(self, settings: Settings, seed: int, device: str):
-        self.settings, self.seed, self.device = settings, seed, device
-        weights = checkpoint_fingerprint(settings.model_name_or_path)
-        self.fingerprint = digest("musecl-1", asdict(settings), weights, seed)
-        self.provenance = Provenance(
-            source="Yong and Zhou 2024 (arXiv 2407.09523); XixianYong/MuseCL",
-            differs=_differences(settings),
-            uses=frozenset({"satellite", "street_view", "poi"}),
-            pretrained=settings.model_name_or_path,
-        )
+        differs = _differences(settings)
+        super().__init__(settings, seed, device, "musecl-nomob", differs, (*VIEWS, "poi"))
         self.losses: dict[str, list[float]] = {}
         self._networks: dict[str, ViewNetwork] = {}
         self._fusion: Fusion | None = None
@@ -135,7 +121,8 @@ class MuseCL:
         Raises:
             InputError: A view, the POI counts or the checkpoint is missing.
         """
-        poi = self._poi(data)
+        logs = np.log1p(poi_of(data, self.name))
+        poi = (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
         self.losses, self._networks = {}, {}
         for view in VIEWS:
             self._networks[view] = self._train_view(data, view, poi)
@@ -144,26 +131,16 @@ class MuseCL:
         self._fusion = self._train_fusion(vectors, present, poi, rows)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Fused vectors; for regions with one view, the vector of that view.
-
-        Raises:
-            InputError: The system is not fitted, or a view is missing.
-        """
-        if self._fusion is None:
-            raise InputError(f"{self.name} is not fitted: call fit first.")
+        """Fused vectors; for regions with one view, the vector of that view."""
+        fusion = self.fitted(self._fusion)
         vectors, present = self._stack(data)
         rows = present.any(axis=1)
         fused = np.full((len(vectors), self.settings.dim), np.nan, dtype=np.float32)
         with torch.inference_mode():
             of_rows = torch.from_numpy(vectors[rows]).to(self.device)
             which = torch.from_numpy(present[rows]).to(self.device)
-            fused[rows] = self._fusion.fuse(of_rows, which).cpu().numpy()
+            fused[rows] = fusion.fuse(of_rows, which).cpu().numpy()
         return {FUSED: fused}
-
-    def _poi(self, data: RegionData) -> NDArray[np.float64]:
-        """POI counts as ln(1 + count), standardised over regions."""
-        logs = np.log1p(poi_of(data, self.name))
-        return (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
 
     def _train_view(
         self, data: RegionData, name: str, likeness: NDArray[np.float64]
@@ -177,12 +154,8 @@ class MuseCL:
                 f"{len(images.regions)}."
             )
         rng = np.random.default_rng([self.seed, VIEWS.index(name)])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + VIEWS.index(name))
-            network = ViewNetwork(settings).to(self.device)
-        sizes = {"satellite": settings.satellite_batch_size}
-        batch_size = sizes.get(name, settings.street_view_batch_size)
-        epochs = settings.satellite_epochs if name == "satellite" else settings.street_view_epochs
+        network = self.seeded(lambda: ViewNetwork(settings), VIEWS.index(name))
+        batch_size, epochs = (getattr(settings, f"{name}_{s}") for s in ("batch_size", "epochs"))
         anchors = Shuffled(images.regions, batch_size, rng)
 
         def loss(step: int) -> torch.Tensor:
@@ -190,7 +163,7 @@ class MuseCL:
             positive = most_alike(likeness, images.regions, rng, of=anchor)
             negative = draw_others(images.regions, anchor, positive, rng)
             rows = images.draw(np.concatenate([anchor, positive, negative]), rng)
-            values = pixel_values(view.pixels[rows], settings.image_size, self.device)
+            values = self.pixel_values(view.pixels[rows])
             if name == "satellite":  # street views have an orientation
                 values = turn_and_flip(values, rng)
             first, near, far = network(values).chunk(3)
@@ -207,12 +180,8 @@ class MuseCL:
 
     def _stack(self, data: RegionData) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors `(N, views, dim)`, 0 if missing, and their mask `(N, views)`."""
-        size = self.settings.image_size
-        for view in VIEWS:
-            view_of(data, view, self.name)
-        stacked = np.stack(
-            [encode_regions(self._networks[view], data, view, size) for view in VIEWS], axis=1
-        )
+        vectors = [self.encode_view(self._networks[view], data, view) for view in VIEWS]
+        stacked = np.stack(vectors, axis=1)
         present = np.asarray(np.isfinite(stacked).all(axis=2))
         return np.nan_to_num(stacked), present
 
@@ -225,9 +194,8 @@ class MuseCL:
     ) -> Fusion:
         settings = self.settings
         rng = np.random.default_rng([self.seed, len(VIEWS)])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            fusion = Fusion(settings.dim, settings.attention_dim, poi.shape[1]).to(self.device)
+        sizes = settings.dim, settings.attention_dim, poi.shape[1]
+        fusion = self.seeded(lambda: Fusion(*sizes))
         inputs = torch.from_numpy(vectors).to(self.device)
         which = torch.from_numpy(present).to(self.device)
         targets = torch.from_numpy(poi.astype(np.float32)).to(self.device)

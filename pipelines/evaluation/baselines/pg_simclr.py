@@ -7,7 +7,7 @@ network is trained per kind of positive.
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from dataset_builders.files import digest
-
 from ..errors import InputError
-from .base import Provenance, RegionData, Use, View
-from .image_text import checkpoint_fingerprint
+from .base import RegionData
 from .sampling import Images, Neighbourhood, Rows, Shuffled, most_alike, poi_of, view_of
-from .training import crop_and_flip, num_steps, train
-from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
+from .training import TrainedSystem, num_steps, train
+from .trunk import Trunk, TrunkSettings, crop_and_flip, size_differences
 
 Positive = Literal["poi", "adjacency"]
 
@@ -81,30 +78,20 @@ class Contrasted(nn.Module):
         return self.projection(self.trunk(values))
 
 
-class PGSimCLR:
+class PGSimCLR(TrainedSystem):
     """PG-SimCLR: one network per kind of positive, with concatenated features.
-
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, pairs and augmentation.
-        device: Device of the models.
 
     Attributes:
         losses: Loss of each training step by stage.
     """
 
+    version = "pg-simclr-1"
+    source = "Xi et al. 2022 (WWW), section 4; axin1301/satellite-imagery-POI"
+
     def __init__(self, settings: Settings, seed: int, device: str):
-        self.settings, self.seed, self.device = settings, seed, device
-        self.name = _name(settings)
-        weights = checkpoint_fingerprint(settings.model_name_or_path)
-        self.fingerprint = digest("pg-simclr-1", asdict(settings), weights, seed)
-        sees: dict[Positive, Use] = {"poi": "poi", "adjacency": "coordinates"}
-        self.provenance = Provenance(
-            source="Xi et al. 2022 (WWW), section 4; axin1301/satellite-imagery-POI",
-            differs=_differences(settings),
-            uses=frozenset({settings.view, *(sees[positive] for positive in settings.positives)}),
-            pretrained=settings.model_name_or_path,
-        )
+        inputs = {"poi": "poi", "adjacency": "coordinates"}
+        uses = settings.view, *(inputs[positive] for positive in settings.positives)
+        super().__init__(settings, seed, device, _name(settings), _differences(settings), uses)
         self.losses: dict[str, list[float]] = {}
         self._trunks: list[Trunk] = []
 
@@ -115,90 +102,57 @@ class PGSimCLR:
             InputError: POI counts or the checkpoint are missing, or fewer than two regions have
                 images.
         """
-        view = view_of(data, self.settings.view, self.name)
-        images = Images(view, len(data.region_ids))
-        self._check(data, images)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            start = Contrasted(self.settings).to(self.device)
+        settings = self.settings
+        if "poi" in settings.positives:
+            poi_of(data, self.name, "Use --system simclr-adjacency instead.")
+        images = Images(view_of(data, settings.view, self.name), len(data.region_ids))
+        if len(images.regions) < 2:
+            raise InputError(
+                f"{self.name} needs at least two regions with {settings.view} images, and "
+                f"{data.city} has {len(images.regions)}."
+            )
+        start = self.seeded(lambda: Contrasted(settings))
         self.losses, self._trunks = {}, []
-        self._train(start, view, images, data, "image", self.settings.simclr_epochs)
-        for positive in self.settings.positives:
+        self._train(start, images, data, "image", settings.simclr_epochs)
+        for positive in settings.positives:
             network = copy.deepcopy(start)
-            self._train(network, view, images, data, positive, self.settings.epochs)
+            self._train(network, images, data, positive, settings.epochs)
             self._trunks.append(network.trunk)
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean features of each region's images, concatenated over networks.
-
-        Raises:
-            InputError: The system is not fitted, or the view is missing.
-        """
-        if not self._trunks:
-            raise InputError(f"{self.name} is not fitted: call fit first.")
-        view = self.settings.view
-        view_of(data, view, self.name)
-        size = self.settings.image_size
-        vectors = [encode_regions(trunk, data, view, size) for trunk in self._trunks]
+        """Mean features of each region's images, concatenated over networks."""
+        view, trunks = self.settings.view, self.fitted(self._trunks)
+        vectors = [self.encode_view(trunk, data, view) for trunk in trunks]
         return {view: np.concatenate(vectors, axis=1)}
 
-    def _check(self, data: RegionData, images: Images) -> None:
-        if "poi" in self.settings.positives:
-            poi_of(data, self.name, "Use --system simclr-adjacency instead.")
-        if len(images.regions) < 2:
-            raise InputError(
-                f"{self.name} needs at least two regions with {self.settings.view} images, and "
-                f"{data.city} has {len(images.regions)}."
-            )
-
     def _train(
-        self,
-        network: Contrasted,
-        view: View,
-        images: Images,
-        data: RegionData,
-        positive: str,
-        epochs: int,
+        self, network: Contrasted, images: Images, data: RegionData, positive: str, epochs: int
     ) -> None:
-        settings = self.settings
-        if not epochs:
-            return
+        settings, pixels = self.settings, data.views[self.settings.view].pixels
         rng = np.random.default_rng([self.seed, ["image", *get_args(Positive)].index(positive)])
-        pairs = _Pairs(data, images, positive, rng)
-        anchors = Shuffled(pairs.regions, settings.batch_size, rng)
+        place = Neighbourhood(data, images.regions)
+        regions = place.candidates if positive == "adjacency" else images.regions
+        if len(regions) < 2:
+            raise InputError(f"Fewer than two regions of {data.city} have coordinates.")
+        anchors = Shuffled(regions, settings.batch_size, rng)
+
+        def positives(anchor: Rows) -> Rows:
+            if positive == "adjacency":
+                return place.near(anchor, rng)
+            return most_alike(poi_of(data, self.name), regions, rng, of=anchor)
 
         def loss(step: int) -> torch.Tensor:
             anchor = anchors.take()
             rows = images.draw(anchor, rng)
-            others = rows if positive == "image" else images.draw(pairs.of(anchor), rng)
-            pixels = view.pixels[np.concatenate([rows, others])]
-            values = pixel_values(pixels, settings.image_size, self.device)
+            others = rows if positive == "image" else images.draw(positives(anchor), rng)
+            values = self.pixel_values(pixels[np.concatenate([rows, others])])
             first, second = network(crop_and_flip(values, rng)).chunk(2)
             return nt_xent(first, second, settings.temperature)
 
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-        steps = num_steps(len(pairs.regions), epochs, settings.batch_size)
+        steps = num_steps(len(regions), epochs, settings.batch_size)
         bar = f"{self.name} ({positive})"
         self.losses[positive] = train(network, loss, optimizer, steps, bar)
-
-
-class _Pairs:
-    """Positive regions of anchors."""
-
-    def __init__(self, data: RegionData, images: Images, positive: str, rng: np.random.Generator):
-        self.regions = images.regions
-        self._data, self._positive, self._rng = data, positive, rng
-        if positive == "adjacency":
-            self._place = Neighbourhood(data, images.regions)
-            self.regions = self._place.candidates
-            if len(self.regions) < 2:
-                raise InputError(f"Fewer than two regions of {data.city} have coordinates.")
-
-    def of(self, anchors: Rows) -> Rows:
-        if self._positive == "adjacency":
-            return self._place.near(anchors, self._rng)
-        poi = poi_of(self._data, "pg-simclr")
-        return most_alike(poi, self.regions, self._rng, of=anchors)
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:

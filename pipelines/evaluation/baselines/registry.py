@@ -7,7 +7,7 @@ small randomly initialised model that trains in about a minute. `shared` holds c
 
 import importlib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from dataset_builders.errors import DatasetError
 from dataset_builders.yaml_records import make_record, nearest, read_layered_yaml, unknown_name
@@ -15,8 +15,7 @@ from dataset_builders.yaml_records import make_record, nearest, read_layered_yam
 from ..errors import InputError
 from .base import RegionEncoder
 
-Size = Literal["paper", "cpu"]
-SIZES: tuple[str, ...] = get_args(Size)
+SIZES = ("paper", "cpu")
 RECIPES = Path(__file__).resolve().parents[3] / "configs" / "baselines"
 
 # Hub ids of the paper's frozen encoders, for `embed`; "-random" means random initialisation
@@ -104,4 +103,4 @@ def _module(name: str) -> Any:
     return importlib.import_module(f".{SYSTEMS[name]}", __package__)
 
 
-__all__ = ["FROZEN", "RANDOM", "SIZES", "SYSTEMS", "Size", "build", "make", "read_settings"]
+__all__ = ["FROZEN", "RANDOM", "SIZES", "SYSTEMS", "build", "make", "read_settings"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dataset_builders.files import digest
 from dataset_builders.schema import VIEWS
@@ -16,7 +15,6 @@ from ..embed.poi import POI, PREFIX
 from ..embed.tables import earlier_metadata, rename_training, write_embeddings
 from ..embed.trainings import Training
 from ..errors import InputError
-from .base import RegionData, RegionEncoder
 from .data import load_region_data
 from .registry import build, read_settings
 
@@ -77,6 +75,7 @@ def run_baseline(
     encoder.fit(data)
     fitted = time.perf_counter()
     vectors = encoder.encode(data)
+    provenance = encoder.provenance
     metadata = {
         "label": label,
         "encoder": encoder.name,
@@ -90,68 +89,43 @@ def run_baseline(
         "fit_seconds": round(fitted - start, 3),
         "seconds": round(time.perf_counter() - start, 3),
         "fingerprint": fingerprint,
-        **_provenance(encoder, data),
+        "provenance": {"source": provenance.source, "differs": list(provenance.differs)},
+        "uses": sorted(provenance.uses),
+        "pretrained": provenance.pretrained or "random weights",
         **(training.metadata() if training else {}),
     }
-    _write(path, data, vectors, metadata)
-    log(_summary(path, vectors, metadata))
-    return path
-
-
-def _provenance(encoder: RegionEncoder, data: RegionData) -> dict[str, Any]:
-    made_of = encoder.provenance
-    fields: dict[str, Any] = {
-        "provenance": {"source": made_of.source, "differs": list(made_of.differs)},
-        "uses": sorted(made_of.uses),
-        "pretrained": made_of.pretrained or "random weights",
-    }
-    if POI in made_of.uses:
-        fields["poi_columns"] = [f"{PREFIX}{category}" for category in data.poi_categories]
-        fields["poi_left_out"] = list(data.poi_left_out)
-    return fields
-
-
-def _write(
-    path: Path, data: RegionData, vectors: dict[str, NDArray[np.float32]], metadata: dict[str, Any]
-) -> None:
+    if POI in provenance.uses:
+        metadata["poi_columns"] = [f"{PREFIX}{category}" for category in data.poi_categories]
+        metadata["poi_left_out"] = list(data.poi_left_out)
     if not vectors:
         raise InputError(
-            f"{metadata['label']} returned no vectors: {data.city} lacks images of its views and "
-            f"has only {', '.join(sorted(data.views)) or 'none'}."
+            f"{label} returned no vectors: {city} lacks images of its views and has only "
+            f"{', '.join(sorted(data.views)) or 'none'}."
         )
+    missing = {view: ~np.isfinite(x).all(axis=1) for view, x in sorted(vectors.items())}
     counts = {
         view: np.bincount(data.views[view].region, minlength=len(data.region_ids))
         for view in sorted(set(vectors) & set(VIEWS))
     }
     for view, count in counts.items():
         # regions have vectors if and only if they have images
-        missing = ~np.isfinite(vectors[view]).all(axis=1)
-        if not np.array_equal(missing, count == 0):
+        if not np.array_equal(missing[view], count == 0):
             raise InputError(
-                f"{metadata['label']} returned no {view} vector for {int(missing.sum())} regions, "
-                f"but {int((count == 0).sum())} have no image. Training may have diverged."
+                f"{label} returned no {view} vector for {int(missing[view].sum())} regions, but "
+                f"{int((count == 0).sum())} have no image. Training may have diverged."
             )
     metadata["dim"] = next(iter(vectors.values())).shape[1]
     metadata["images"] = {view: int(count.sum()) for view, count in counts.items()}
-    metadata["regions_without"] = {
-        view: int((~np.isfinite(vectors[view]).all(axis=1)).sum()) for view in sorted(vectors)
-    }
+    metadata["regions_without"] = {view: int(none.sum()) for view, none in missing.items()}
     write_embeddings(path, data.region_ids, counts, vectors, metadata)
-
-
-def _summary(path: Path, vectors: dict[str, NDArray[np.float32]], metadata: dict[str, Any]) -> str:
-    lines = [f"Wrote {path}: {metadata['encoder']}, {metadata['pretrained']}."]
-    for view, matrix in sorted(vectors.items()):
-        without = metadata["regions_without"][view]
-        lines.append(
-            f"  {view}: {len(matrix) - without} regions, {matrix.shape[1]} dimensions"
-            + (f"; {without} regions have no vector" if without else "")
-        )
-    lines.append(f"  uses {', '.join(metadata['uses'])}; {metadata['seconds']:.1f} s")
-    if metadata.get("poi_left_out"):
-        columns = ", ".join(metadata["poi_left_out"])
-        lines.append(f"  without {columns}, which would leak an indicator")
-    return "\n".join(lines)
+    log(f"Wrote {path}: {encoder.name}, {metadata['pretrained']}.")
+    for view, none in missing.items():
+        without = f"; {int(none.sum())} regions have no vector" if none.any() else ""
+        log(f"  {view}: {int((~none).sum())} regions, {vectors[view].shape[1]} dimensions{without}")
+    log(f"  uses {', '.join(metadata['uses'])}; {metadata['seconds']:.1f} s")
+    if left_out := metadata.get("poi_left_out"):
+        log(f"  without {', '.join(left_out)}, which would leak an indicator")
+    return path
 
 
 __all__ = ["run_baseline"]

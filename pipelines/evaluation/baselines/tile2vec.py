@@ -4,7 +4,7 @@ https://arxiv.org/abs/1805.02855, equation 1; code at ermongroup/tile2vec (MIT),
 example gives the hyper-parameters: margin 10, norm penalty 0.01.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,14 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from dataset_builders.files import digest
-
 from ..errors import InputError
-from .base import Provenance, RegionData
-from .image_text import checkpoint_fingerprint
+from .base import RegionData
 from .sampling import Images, Neighbourhood, Shuffled, view_of
-from .training import num_steps, train, turn_and_flip
-from .trunk import Trunk, TrunkSettings, encode_regions, pixel_values, size_differences
+from .training import TrainedSystem, num_steps, train
+from .trunk import Trunk, TrunkSettings, size_differences, turn_and_flip
 
 
 @dataclass(frozen=True)
@@ -47,31 +44,20 @@ class Settings(TrunkSettings):
     epochs: int = 20
 
 
-class Tile2Vec:
+class Tile2Vec(TrainedSystem):
     """Tile2Vec with a ResNet.
-
-    Args:
-        settings: Settings of the system.
-        seed: Seed of weights, triplets and augmentation.
-        device: Device of the model.
 
     Attributes:
         losses: Loss of each training step.
     """
 
+    version = "tile2vec-1"
+    source = "Jean et al. 2019 (arXiv 1805.02855), equation 1; example 2 of ermongroup/tile2vec"
+
     def __init__(self, settings: Settings, seed: int, device: str):
-        self.settings, self.seed, self.device = settings, seed, device
-        of_streets = settings.view == "street_view"
-        self.name = "tile2vec-street-view" if of_streets else "tile2vec"
-        weights = checkpoint_fingerprint(settings.model_name_or_path)
-        self.fingerprint = digest("tile2vec-1", asdict(settings), weights, seed)
-        self.provenance = Provenance(
-            source="Jean et al. 2019 (arXiv 1805.02855), equation 1; example 2 of "
-            "ermongroup/tile2vec",
-            differs=_differences(settings),
-            uses=frozenset({settings.view, "coordinates"}),
-            pretrained=settings.model_name_or_path,
-        )
+        name = "tile2vec-street-view" if settings.view == "street_view" else "tile2vec"
+        uses = settings.view, "coordinates"
+        super().__init__(settings, seed, device, name, _differences(settings), uses)
         self.losses: list[float] = []
         self._trunk: Trunk | None = None
 
@@ -92,16 +78,13 @@ class Tile2Vec:
                 f"{self.name} needs at least three regions with {settings.view} images and "
                 f"coordinates, and {data.city} has {len(place.candidates)}."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            trunk = Trunk(settings).to(self.device)
+        trunk = self.seeded(lambda: Trunk(settings))
         anchors = Shuffled(place.candidates, settings.batch_size, rng)
 
         def loss(step: int) -> torch.Tensor:
             anchor = anchors.take()
             regions = np.concatenate([anchor, place.near(anchor, rng), place.far(anchor, rng)])
-            pixels = view.pixels[images.draw(regions, rng)]
-            values = pixel_values(pixels, settings.image_size, self.device)
+            values = self.pixel_values(view.pixels[images.draw(regions, rng)])
             vectors, near, far = trunk(turn_and_flip(values, rng)).chunk(3)
             return triplet_loss(vectors, near, far, settings.margin, settings.l2)
 
@@ -113,16 +96,9 @@ class Tile2Vec:
         self._trunk = trunk
 
     def encode(self, data: RegionData) -> dict[str, NDArray[np.float32]]:
-        """Mean vector of each region's images.
-
-        Raises:
-            InputError: The system is not fitted, or the view is missing.
-        """
-        if self._trunk is None:
-            raise InputError(f"{self.name} is not fitted: call fit first.")
+        """Mean vector of each region's images."""
         view = self.settings.view
-        view_of(data, view, self.name)
-        return {view: encode_regions(self._trunk, data, view, self.settings.image_size)}
+        return {view: self.encode_view(self.fitted(self._trunk), data, view)}
 
 
 def triplet_loss(

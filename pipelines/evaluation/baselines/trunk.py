@@ -1,21 +1,15 @@
-"""ResNet trunk of the image-only baselines."""
+"""ResNet of the image-only baselines, and augmentation of its images."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetModel
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..embed.tables import mean_by_region
 from ..errors import InputError
-from . import image_text
-from .base import RegionData, View
-
-ENCODE_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,18 @@ class Trunk(nn.Module):
 
     def __init__(self, settings: TrunkSettings):
         super().__init__()
-        self.resnet = _pretrained(settings) if settings.model_name_or_path else _drawn(settings)
-        self.image_size = settings.image_size
+        self.resnet = (
+            _pretrained(settings.model_name_or_path)
+            if settings.model_name_or_path
+            else ResNetModel(
+                ResNetConfig(
+                    embedding_size=settings.widths[0],
+                    hidden_sizes=list(settings.widths),
+                    depths=list(settings.depths),
+                    layer_type="basic",
+                )
+            )
+        )
         sizes: Any = self.resnet.config.hidden_sizes  # transformers types it as optional
         self.dim = int(sizes[-1])
 
@@ -88,19 +92,7 @@ class Trunk(nn.Module):
         return self.resnet(pixel_values).pooler_output.flatten(1)
 
 
-def _drawn(settings: TrunkSettings) -> ResNetModel:
-    return ResNetModel(
-        ResNetConfig(
-            embedding_size=settings.widths[0],
-            hidden_sizes=list(settings.widths),
-            depths=list(settings.depths),
-            layer_type="basic",
-        )
-    )
-
-
-def _pretrained(settings: TrunkSettings) -> ResNetModel:
-    name = settings.model_name_or_path
+def _pretrained(name: str) -> ResNetModel:
     loader: Any = ResNetModel.from_pretrained  # its type omits the loading report
     try:
         model, report = loader(name, output_loading_info=True)
@@ -116,45 +108,45 @@ def _pretrained(settings: TrunkSettings) -> ResNetModel:
     return model
 
 
-def pixel_values(pixels: NDArray[np.uint8], size: int, device: str | torch.device) -> torch.Tensor:
-    """Resize and normalise uint8 images `(B, S, S, 3)` for a ResNet, `(B, 3, size, size)`."""
-    moments = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return image_text.pixel_values(pixels, size, device, *moments)
+def turn_and_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Apply a random symmetry of the square to each image, `(B, C, S, S)`."""
+    turns, flips = rng.integers(0, 4, len(images)), rng.integers(0, 2, len(images))
+    turned = torch.empty_like(images)
+    for turn in range(4):
+        for flip in range(2):
+            rows = torch.from_numpy(np.flatnonzero((turns == turn) & (flips == flip)))
+            rows = rows.to(images.device)
+            some = torch.rot90(images[rows], turn, dims=(2, 3))
+            turned[rows] = some.flip(3) if flip else some
+    return turned
 
 
-@torch.inference_mode()
-def encode_images(network: nn.Module, view: View, image_size: int) -> NDArray[np.float32]:
-    """Vectors of a view's images, `(M, D)`.
+def crop_and_flip(
+    images: torch.Tensor, rng: np.random.Generator, least: float = 0.08
+) -> torch.Tensor:
+    """Random resized crop and horizontal flip of each image, as in torchvision.
+
+    Area shares are uniform in [least, 1], aspect ratios log-uniform in [3/4, 4/3].
 
     Args:
-        network: Image encoder; set to eval mode.
-        view: Images, at least one.
-        image_size: Side length of the network's input, in pixels.
+        images: Images, `(B, C, S, S)`.
+        rng: Random generator.
+        least: Minimum share of the area.
     """
-    network.eval()
-    device = next(network.parameters()).device
-    chunks = range(0, len(view), ENCODE_BATCH)
-    vectors = [
-        network(pixel_values(view.pixels[start : start + ENCODE_BATCH], image_size, device))
-        for start in chunks
-    ]
-    return torch.cat(vectors).float().cpu().numpy()
+    n = len(images)
+    area = rng.uniform(least, 1.0, n)
+    root = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), n) / 2)
+    width, height = (np.minimum(np.sqrt(area) * side, 1.0) for side in (root, 1 / root))
+    # affine map from [-1, 1]^2 to the crop
+    theta = np.zeros((n, 2, 3), dtype=np.float32)
+    theta[:, 0, 0] = width * np.where(rng.random(n) < 0.5, -1, 1)
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = rng.uniform(-1, 1, n) * (1 - width)
+    theta[:, 1, 2] = rng.uniform(-1, 1, n) * (1 - height)
+    grid = F.affine_grid(
+        torch.from_numpy(theta).to(images.device), list(images.shape), align_corners=False
+    )
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def encode_regions(
-    network: nn.Module, data: RegionData, view: str, image_size: int
-) -> NDArray[np.float32]:
-    """Mean vector of each region's images of a view, `(N, D)`; NaN without images."""
-    images = data.views[view]
-    vectors = encode_images(network, images, image_size)
-    return mean_by_region(vectors, images.region, len(data.region_ids))
-
-
-__all__ = [
-    "Trunk",
-    "TrunkSettings",
-    "encode_images",
-    "encode_regions",
-    "pixel_values",
-    "size_differences",
-]
+__all__ = ["Trunk", "TrunkSettings", "crop_and_flip", "size_differences", "turn_and_flip"]

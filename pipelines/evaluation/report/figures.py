@@ -18,7 +18,6 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from dataset_builders.files import atomic_path
@@ -26,6 +25,7 @@ from dataset_builders.log_ticks import raw_ticks
 
 from ..analysis.clusters import Clusters
 
+FIGURES_FOLDER = "figures"  # in the report's folder
 MAX_COLUMNS = 4
 TITLE_WIDTH = 30  # of panel titles, in characters
 CHARACTERS_PER_INCH = 11  # in figure titles
@@ -88,12 +88,8 @@ def draw_scatter(
 ) -> None:
     """Draw predictions against truth in raw units, one panel per indicator.
 
-    Args:
-        path: Output PNG.
-        title: Figure title.
-        predictions: Columns indicator, truth, prediction.
-        scores: Indicator to R2 per split.
-        indicators: Name to unit and transform.
+    `predictions` has the columns indicator, truth and prediction; `scores` maps an indicator to its
+    R2 per split, and `indicators` to its unit and transform.
     """
     names = [name for name in indicators if (predictions["indicator"] == name).any()]
     width, height = _size(len(names), 2.9, 3.0)
@@ -136,12 +132,8 @@ def draw_maps(
 ) -> bool:
     """Draw maps of truth, prediction and residual, one row per indicator.
 
-    Args:
-        path: Output PNG.
-        title: Figure title.
-        regions_path: GeoParquet with region_id, geometry and a label column per indicator.
-        predictions: Columns indicator, region_id, prediction; averaged per region.
-        indicators: Name to unit and transform.
+    `regions_path` is a GeoParquet with region_id, geometry and a label column per indicator;
+    `predictions`, with the columns indicator, region_id and prediction, are averaged per region.
 
     Returns:
         Whether the regions have geometries.
@@ -229,13 +221,8 @@ def draw_intervals(
 ) -> None:
     """Draw a forest plot: estimates with their intervals, one row per name.
 
-    Args:
-        path: Output PNG.
-        title: Figure title.
-        panels: Panel title to columns name, estimate, low, high, colour, and `seeds`, the list of
-            estimates per training seed.
-        label: Axis label.
-        cut: Lower axis limit, optional.
+    Panels have the columns name, estimate, low, high, colour, and `seeds`, the list of estimates
+    per training seed. `cut` is a lower limit of the axis.
     """
     names = list(dict.fromkeys(name for frame in panels.values() for name in frame["name"]))
     width, height = _size(len(panels), 3.2 if len(panels) < 3 else 2.3, 0.27 * len(names) + 0.75)
@@ -270,15 +257,7 @@ def _interval_panel(
 def draw_curves(
     path: Path, title: str, panels: Mapping[str, pd.DataFrame], x_label: str, y_label: str
 ) -> None:
-    """Draw curves with confidence bands.
-
-    Args:
-        path: Output PNG.
-        title: Figure title.
-        panels: Panel title to columns curve, x, estimate, low, high.
-        x_label: Label of the x axes.
-        y_label: Label of the y axis.
-    """
+    """Draw curves with confidence bands, from panels of columns curve, x, estimate, low, high."""
     with drawing(path, title, (max(4.6 * len(panels), 6.5), 4.0)) as figure:
         for name, axes in _grid(figure, list(panels)):
             axes.axhline(0, color=LINE_COLOUR, linewidth=0.8, zorder=1)
@@ -321,27 +300,6 @@ def draw_matrices(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) ->
         figure.supylabel("trained in", fontsize=10)
 
 
-def draw_bars(path: Path, title: str, panels: Mapping[str, pd.DataFrame]) -> None:
-    """Draw horizontal bars on logarithmic axes, one per row and column of each panel."""
-    names = list(next(iter(panels.values())).index)
-    with drawing(path, title, (10, 0.42 * len(names) + 1.6)) as figure:
-        for name, axes in _grid(figure, list(panels), sharey=True):
-            height = 0.8 / panels[name].shape[1]
-            for number, column in enumerate(panels[name]):
-                y = np.arange(len(names)) - 0.4 + height * (number + 0.5)
-                values = panels[name][column].where(panels[name][column] > 0)
-                colour = ("#9db8cc", BLUE, ORANGE)[number % 3]
-                axes.barh(y, values, 0.9 * height, color=colour, label=column)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(LogFormatter())
-            axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=True))
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.4, -0.6)
-            axes.tick_params(axis="y", length=0)
-            axes.set_xlabel(name)
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-
-
 def draw_clusters(
     path: Path,
     title: str,
@@ -352,13 +310,8 @@ def draw_clusters(
 ) -> None:
     """Draw clusters on two principal components, the density of an indicator, and a map.
 
-    Args:
-        path: Output PNG.
-        title: Figure title.
-        found: Clusters of N regions.
-        regions: N rows with region_id and the indicator.
-        indicator: Name, unit and transform.
-        regions_path: GeoParquet with region_id and geometry.
+    `regions` has a row with region_id and the indicator per clustered region, `indicator` is its
+    name, unit and transform, and `regions_path` a GeoParquet with region_id and geometry.
     """
     name, unit, transform = indicator
     colours = dict(enumerate((BLUE, ORANGE, GREEN)))
@@ -435,13 +388,13 @@ def _readable(name: str) -> str:
 __all__ = [
     "BLUE",
     "CUT",
+    "FIGURES_FOLDER",
     "GREY",
     "MISSING_COLOUR",
     "PERCENTILES",
     "RED",
     "RESIDUALS",
     "VALUES",
-    "draw_bars",
     "draw_clusters",
     "draw_curves",
     "draw_intervals",

@@ -1,12 +1,13 @@
 """Result rows as a tidy DataFrame, and titles and order of the systems."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipelines.common.encoders import BUILT_IN
@@ -65,7 +66,7 @@ class CityResults:
     Attributes:
         folder: Results folder of the city.
         summary: Contents of probe.json.
-        frame: Rows comparable with the latest run of `probe`, see [`read_results`].
+        frame: Rows comparable with the latest run of `probe`, see [`read_city`].
         outdated: Number of rows of other regions, labels, settings or embeddings.
     """
 
@@ -73,6 +74,11 @@ class CityResults:
     summary: dict[str, Any]
     frame: pd.DataFrame
     outdated: int = 0
+
+    @property
+    def output(self) -> Path:
+        """Folder of the report."""
+        return self.folder.parent
 
     @property
     def name(self) -> str:
@@ -216,29 +222,24 @@ def slug(*parts: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def read_results(output: Path) -> pd.DataFrame:
-    """Read all result rows of all cities in a folder.
-
-    Args:
-        output: Results folder of `probe`.
-
-    Returns:
-        The fields of `ResultRow`, with `system` being the group of trainings, and the columns
-        `label`, name of the training; `beside`, other input of a combination, empty without one;
-        `current`, whether the row is comparable with the latest run.
-    """
-    folders = sorted(path.parent for path in output.glob(f"*/{SUMMARY_FILE}"))
-    return pd.concat(
-        [_read_rows(folder, read_summary(folder)) for folder in folders] or [_frame([])]
-    )
-
-
 def read_city(folder: Path) -> CityResults:
-    """Read the results of one city."""
+    """Read the results of one city.
+
+    Its frame has the fields of `ResultRow`, without those of transfers, with `system` being the
+    group of trainings, and the columns `label`, name of the training, and `beside`, other input of
+    a combination, empty without one.
+    """
     summary = read_summary(folder)
-    frame = _read_rows(folder, summary)
-    current = frame[frame["current"]].reset_index(drop=True)
-    return CityResults(folder, summary, current, len(frame) - len(current))
+    rows = [vars(row) for row in read_rows(folder / RESULTS_FILE) if not row.source_city]
+    frame = pd.DataFrame(rows, columns=[one.name for one in fields(ResultRow)])
+    label = frame["system"].astype(str)
+    same_vectors = label.map(embedding_hashes(summary)) == frame["embedding_hash"]
+    current = (frame["table_hash"] == summary["table_hash"]) & same_vectors
+    beside, own = (label.map(lambda name, i=i: split_name(name)[i]) for i in (0, 1))
+    groups = {label: system for system, ls in members(summary["systems"]).items() for label in ls}
+    frame = frame.assign(label=label, system=own.map(groups).fillna(own), beside=beside)
+    outdated = int((~current).sum())
+    return CityResults(folder, summary, frame[current].reset_index(drop=True), outdated)
 
 
 def read_cities(output: Path) -> list[CityResults]:
@@ -269,28 +270,6 @@ def predictions_of(city: CityResults, protocol: str, key: Key, **more: Any) -> p
     return read_predictions(city.folder / PREDICTIONS_FOLDER, wanted | more)
 
 
-def _read_rows(folder: Path, summary: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows of a city, without those of transfers."""
-    frame = _frame([row for row in read_rows(folder / RESULTS_FILE) if not row.source_city])
-    labels = frame["system"].astype(str)
-    vectors = labels.map(embedding_hashes(summary))
-    beside, own = (labels.map(lambda name, i=i: split_name(name)[i]) for i in (0, 1))
-    groups = {label: system for system, ls in members(summary["systems"]).items() for label in ls}
-    return frame.assign(
-        label=labels,
-        system=own.map(groups).fillna(own),
-        beside=beside,
-        current=(frame["table_hash"] == summary["table_hash"])
-        & (vectors == frame["embedding_hash"]),
-    )
-
-
-def _frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [vars(row) for row in rows], columns=[one.name for one in fields(ResultRow)]
-    )
-
-
 def run_scores(frame: pd.DataFrame, metric: str) -> pd.Series:
     """Scores by `CELL`, `label` and `split_seed`, averaged over probe seeds."""
     return frame.groupby([*CELL, "label", "split_seed"])[metric].mean()
@@ -303,13 +282,12 @@ def spreads(scores: pd.Series) -> pd.DataFrame:
         `splits`, the SD over splits of the means over trainings; `training`, the SD over trainings
         of the means over splits; `trainings`, the number of trainings.
     """
-    by = {"splits": "split_seed", "training": "label"}
-    parts = {
+    parts: dict[str, Any] = {
         name: scores.groupby([*CELL, level]).mean().groupby(CELL).std()
-        for name, level in by.items()
+        for name, level in (("splits", "split_seed"), ("training", "label"))
     }
-    count = scores.reset_index().groupby(CELL)["label"].nunique()
-    return pd.DataFrame({**parts, "trainings": count})
+    parts["trainings"] = scores.reset_index().groupby(CELL)["label"].nunique()
+    return pd.DataFrame(parts)
 
 
 def best_key(city: CityResults, frame: pd.DataFrame) -> Key | None:
@@ -318,10 +296,9 @@ def best_key(city: CityResults, frame: pd.DataFrame) -> Key | None:
     means = run_scores(seen, "r2").groupby(CELL).mean().groupby(KEY).mean()
     ranks = {key: city.rank(key[0]) for key in means.index}
     best = max((rank for rank in ranks.values() if rank != VARIANT), default=None)
-    own = {key: means[key] for key, rank in ranks.items() if rank == best}
-    return max(
-        sorted(own), key=lambda key: own[key] if own[key] == own[key] else -1e9, default=None
-    )
+    own = means[[rank == best for rank in ranks.values()]].fillna(-np.inf).sort_index()
+    key: Any = own.idxmax() if len(own) else None
+    return key
 
 
 __all__ = [
@@ -343,7 +320,6 @@ __all__ = [
     "predictions_of",
     "read_cities",
     "read_city",
-    "read_results",
     "run_scores",
     "slug",
     "spreads",

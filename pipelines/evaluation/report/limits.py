@@ -1,7 +1,7 @@
 """Regions, systems and splits behind the scores of a city, and their limitations."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,31 +23,27 @@ PERCENTILES = (5, 50, 95)
 def statistics_table(cities: Sequence[CityResults]) -> Table:
     """Numbers of regions, images and labels per city."""
     labels = [pd.read_parquet(city.folder / REGIONS_FILE) for city in cities]
-    systems = [list(city.summary["systems"].values()) for city in cities]
-    images = {
-        view: [max(one.get("images", {}).get(view, 0) for one in own) for own in systems]
-        for view in ("street_view", "satellite")
-    }
     simulated = [city.name.replace("_", " ").title() for city in cities if city.synthetic]
     mark = f" ({', '.join(simulated)}: synthetic)" if simulated else ""
-    columns = {
+
+    def images(view: str) -> list[int]:
+        systems = [city.summary["systems"].values() for city in cities]
+        return [max(one.get("images", {}).get(view, 0) for one in own) for own in systems]
+
+    columns: dict[str, list[int | None]] = {
         "regions": [city.summary["regions"]["all"] for city in cities],
         "compared": [city.summary["regions"]["compared"] for city in cities],
-        "street views": images["street_view"],
-        "satellite images": images["satellite"],
+        "street views": [*images("street_view")],
+        "satellite images": [*images("satellite")],
     }
-    indicators = dict.fromkeys(name for city in cities for name in city.summary["indicators"])
-    counted = [
-        numbers(i, [int(one[i].notna().sum()) if i in one else None for one in labels], ",.0f")
-        for i in indicators
-    ]
+    for indicator in dict.fromkeys(name for city in cities for name in city.summary["indicators"]):
+        columns[indicator] = [int(x[indicator].count()) if indicator in x else None for x in labels]
     return Table(
         "statistics",
         f"Dataset statistics{mark}",
         [
             words("city", (city.title for city in cities)),
             *(numbers(name, values, form=",.0f") for name, values in columns.items()),
-            *counted,
         ],
         notes=["Label counts are of the compared regions."],
     )
@@ -56,33 +52,31 @@ def statistics_table(cities: Sequence[CityResults]) -> Table:
 def systems_table(city: CityResults) -> Table:
     """Systems under comparison: encoder, inputs, number of images, rejected images."""
     names = sorted(city.members, key=lambda name: (city.rank(name), name))
-    own = [city.metadata(name) for name in names]
-
-    def seeds(name: str) -> str:
-        trainings = (training_of(city.summary["systems"][label]) for label in city.members[name])
-        return ", ".join(str(one.seed) for one in trainings if one) or DASH
-
-    def differs(name: str) -> str:
-        one = city.training(name)
-        return f"{one.variant_of}: {one.differs}" if one and one.variant_of else DASH
-
-    def left_out(metadata: Mapping[str, Mapping[str, int]]) -> str:
-        return ", ".join(f"{why} {n}" for why, n in metadata.get("rejects", {}).items()) or "0"
-
+    own, trainings = [city.metadata(name) for name in names], list(map(city.training, names))
     weights = [o.get("pretrained") or ("random" if o.get("random_init") else DASH) for o in own]
+    seeds = [
+        [training_of(city.summary["systems"][label]) for label in city.members[name]]
+        for name in names
+    ]
     columns = [
         words("system", names),
         words("encoder", (one.get("encoder", DASH) for one in own)),
         words("weights", weights),
-        words("training seeds", map(seeds, names)),
+        words("training seeds", (", ".join(str(t.seed) for t in ts if t) or DASH for ts in seeds)),
         words("inputs", (", ".join(one.get("uses", ())) or DASH for one in own)),
         numbers("dimension", (one.get("dim") for one in own), form=".0f"),
         *(
             numbers(title, (one.get("images", {}).get(view) for one in own), form=",.0f")
             for view, title in (("street_view", "street views"), ("satellite", "satellite"))
         ),
-        words("rejected", map(left_out, own)),
-        words("variant of", map(differs, names)),
+        words(
+            "rejected",
+            (", ".join(f"{w} {n}" for w, n in o.get("rejects", {}).items()) or "0" for o in own),
+        ),
+        words(
+            "variant of",
+            (f"{t.variant_of}: {t.differs}" if t and t.variant_of else DASH for t in trainings),
+        ),
     ]
     return Table(slug(city.name, "systems"), f"Systems, {city.title}", columns)
 
@@ -168,10 +162,7 @@ def distance_table(city: CityResults) -> Table | None:
         f"Distance in metres from test regions to the nearest training region, {city.title}",
         [
             words("protocol", found),
-            *(
-                numbers(name, column, form=",.0f")
-                for name, column in zip(shown, zip(*found.values(), strict=True), strict=True)
-            ),
+            *(numbers(n, (r[i] for r in found.values()), form=",.0f") for i, n in enumerate(shown)),
         ],
         notes=[
             "Over all splits, between region centres; a region is about "

@@ -1,16 +1,15 @@
 """Sections on transfer, retrieval, zero-shot scores and efficiency."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..analysis.bootstrap import MEAN
 from ..probe.results import CITY, CITY_ENCODER, EFFICIENCY_FILE, JOINT, TRANSFER_FILE
 from ..probe.systems import NO_VIEW
-from .figures import draw_bars, draw_matrices
+from .figures import FIGURES_FOLDER, draw_matrices
 from .frame import (
     CONTROL_TITLES,
     PROBE_NAMES,
@@ -39,39 +38,23 @@ SIZES = ("total", "trainable", "inference")
 # ---- transfer between cities --------------------------------------------------------------------
 
 
-def read_transfer(folder: Path) -> pd.DataFrame | None:
-    """Read the results of `evaluate.py transfer`, averaged over trainings; None without any.
-
-    Returns:
-        Columns protocol, source, target, system, view, probe, indicator, synthetic, r2, trainings.
-    """
-    path = folder / TRANSFER_FILE
-    if not path.is_file():
-        return None
-    lines = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    lines["label"] = lines["system"]
-    lines["system"] = lines["group"].fillna(lines["system"])
-    by = ["protocol", "source", "target", *MATRIX, "indicator", "synthetic"]
-    cells = lines.groupby(by, sort=False)
-    return cells.agg(r2=("r2", "mean"), trainings=("label", "nunique")).reset_index()
-
-
-def matrix(part: pd.DataFrame, indicator: str = MEAN) -> pd.DataFrame:
-    """R2 by source and target, by default averaged over indicators; joint sources come last."""
-    if indicator != MEAN:
-        part = part[part["indicator"] == indicator]
+def matrix(part: pd.DataFrame) -> pd.DataFrame:
+    """Mean R2 over indicators by source and target; joint sources come last."""
     wide = part.pivot_table(index="source", columns="target", values="r2", aggfunc="mean")
     return wide.loc[sorted(wide.index, key=lambda name: (name.count(JOINT), name))]
 
 
-def transfer_section(results: pd.DataFrame, output: Path, folder: str) -> Section:
-    """Section with tables and heat maps of the transfer.
-
-    Args:
-        results: Table from [`read_transfer`].
-        output: Report folder.
-        folder: Folder of the figures, relative to `output`.
-    """
+def transfer_section(output: Path) -> Section | None:
+    """Section with tables and heat maps of the transfer; None without results."""
+    path = output.parent / TRANSFER_FOLDER / TRANSFER_FILE
+    if not path.is_file():
+        return None
+    lines = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    lines = lines.rename(columns={"system": "label"})
+    lines["system"] = lines["group"].fillna(lines["label"])
+    by = ["protocol", "source", "target", *MATRIX, "indicator", "synthetic"]
+    cells = lines.groupby(by, sort=False)
+    results = cells.agg(r2=("r2", "mean"), trainings=("label", "nunique")).reset_index()
     mark = " (synthetic)" if results["synthetic"].any() else ""
     trainings = int(results["trainings"].max())
     seeds = f" Mean over {trainings} training seeds." if trainings > 1 else ""
@@ -84,10 +67,8 @@ def transfer_section(results: pd.DataFrame, output: Path, folder: str) -> Sectio
     for protocol, question in TRANSFERS.items():
         own = results[results["protocol"] == protocol]
         if (own["view"] != NO_VIEW).any():
-            figures = _transfer_figures(own, protocol, mark, output, folder)
-            blocks.append(
-                Section(question + mark, [_transfer_table(own, protocol, mark), *figures])
-            )
+            table, figures = _transfer_table(own, protocol, mark), _heat_maps(own, mark, output)
+            blocks.append(Section(question + mark, [table, *figures]))
     return Section(f"Transfer between cities{mark}", blocks)
 
 
@@ -120,51 +101,31 @@ def _transfer_table(own: pd.DataFrame, protocol: str, mark: str) -> Table:
     )
 
 
-def _transfer_figures(
-    own: pd.DataFrame, protocol: str, mark: str, output: Path, folder: str
-) -> Iterator[Block]:
-    """Heat maps per system with one panel per view, and folded sections per indicator."""
+def _heat_maps(own: pd.DataFrame, mark: str, output: Path) -> Iterator[Figure]:
+    """Heat map per system, with one panel per view."""
     seen = own[own["view"] != NO_VIEW]
     first = min(seen["probe"], key=lambda probe: probe != "mlp")
-    question = TRANSFERS[protocol].split(" (")[0]
+    protocol = str(own["protocol"].iloc[0])
     for system, part in seen[seen["probe"] == first].groupby("system"):
-        title = f"{question}{mark}: {system}, {PROBE_NAMES[first]}"
-        views = {
-            view: part[part["view"] == view] for view in VIEW_ORDER if view in set(part["view"])
+        title = (
+            f"{TRANSFERS[protocol].split(' (')[0]}{mark}: {system}, {PROBE_NAMES[first]}, mean R² "
+            "over indicators"
+        )
+        panels = {
+            VIEW_NAMES[view]: matrix(part[part["view"] == view])
+            for view in VIEW_ORDER
+            if view in set(part["view"])
         }
-        panels = {VIEW_NAMES[view]: matrix(one) for view, one in views.items()}
-        names = (protocol, str(system))
-        yield _heat_map(f"{title}, mean R² over indicators", panels, names, output, folder)
-        single = [
-            _heat_map(
-                f"{title}, {VIEW_NAMES[view]}, R² of each indicator",
-                {name: matrix(one, name) for name in one["indicator"].unique()},
-                (*names, view),
-                output,
-                folder,
-            )
-            for view, one in views.items()
-        ]
-        yield Section(f"{title}: per indicator", single, folded=True)
-
-
-def _heat_map(
-    title: str,
-    panels: dict[str, pd.DataFrame],
-    names: Sequence[str],
-    output: Path,
-    folder: str,
-) -> Figure:
-    rows = list(dict.fromkeys(name for one in panels.values() for name in one.index))
-    columns = sorted({name for one in panels.values() for name in one.columns})
-    shown = {
-        name: one.reindex(index=rows, columns=columns).rename(index=_city, columns=_city)
-        for name, one in panels.items()
-    }
-    path = f"{folder}/{slug('transfer', *names)}.png"
-    draw_matrices(output / path, title, shown)
-    caption = f"{title}. White: R² = 0, the mean label of the target city. Grey: not evaluated."
-    return Figure(path, title, caption)
+        rows = list(dict.fromkeys(name for one in panels.values() for name in one.index))
+        columns = sorted({name for one in panels.values() for name in one.columns})
+        shown = {
+            name: one.reindex(index=rows, columns=columns).rename(index=_city, columns=_city)
+            for name, one in panels.items()
+        }
+        path = f"{FIGURES_FOLDER}/{slug('transfer', protocol, str(system))}.png"
+        draw_matrices(output / path, title, shown)
+        caption = f"{title}. White: R² = 0, the mean label of the target city. Grey: not evaluated."
+        yield Figure(path, title, caption)
 
 
 def _city(name: str) -> str:
@@ -174,16 +135,17 @@ def _city(name: str) -> str:
 # ---- retrieval and zero-shot scores -------------------------------------------------------------
 
 
-def _read_all(output: Path, city: CityResults, pattern: str) -> list[dict[str, Any]]:
+def _read_all(city: CityResults, pattern: str) -> list[dict[str, Any]]:
     """JSON files of a city in the results folder and its documented sibling folders."""
-    folders = [output, *(output.parent / name for name in ("retrieval", "zero_shot", "embeddings"))]
+    parent = city.output.parent
+    folders = [city.output, *(parent / name for name in ("retrieval", "zero_shot", "embeddings"))]
     found = [path for one in folders for path in sorted((one / city.name).glob(pattern))]
     return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
 
-def retrieval_table(output: Path, city: CityResults) -> Table | None:
+def retrieval_table(city: CityResults) -> Table | None:
     """Table of `evaluate.py retrieve` results, with chance levels; None without results."""
-    found = _read_all(output, city, "retrieval-*.json")
+    found = _read_all(city, "retrieval-*.json")
     rows = [(one, name, one["directions"][name]) for one in found for name in DIRECTIONS]
     if not rows:
         return None
@@ -211,9 +173,9 @@ def retrieval_table(output: Path, city: CityResults) -> Table | None:
     )
 
 
-def zero_shot_table(output: Path, city: CityResults) -> Table | None:
+def zero_shot_table(city: CityResults) -> Table | None:
     """Table of correlations between zero-shot scores and indicators; None without results."""
-    found = _read_all(output, city, "zero-shot-*.json")
+    found = _read_all(city, "zero-shot-*.json")
     rows = [(one, agreement) for one in found for agreement in one["agreement"]]
     if not rows:
         return None
@@ -245,76 +207,46 @@ def zero_shot_table(output: Path, city: CityResults) -> Table | None:
 # ---- efficiency ---------------------------------------------------------------------------------
 
 
-def efficiency_section(run: Path, output: Path, folder: str) -> Section | None:
-    """Section on `evaluate.py efficiency` results; None without results.
-
-    Args:
-        run: Folder of efficiency.json.
-        output: Report folder.
-        folder: Folder of the figures, relative to `output`.
-    """
-    path = run / EFFICIENCY_FILE
+def efficiency_section(output: Path) -> Section | None:
+    """Section on `evaluate.py efficiency` results next to the folder; None without results."""
+    path = output.parent / EFFICIENCY_FILE
     if not path.is_file():
         return None
     measured = json.loads(path.read_text(encoding="utf-8"))
     systems, where = pd.DataFrame(measured["systems"]), measured["machine"]
-    title = "Size and speed of the encoders"
-    machine = (
-        f"{where['device']}, {where['cores']} cores, {where['threads']} threads, "
-        f"{where['precision']}, torch {where['torch']}, {where['clock']}"
-    )
-    speeds = {
-        f"batch of {batch[0]['regions']} region{'s' * (batch[0]['regions'] > 1)}": pd.DataFrame(
-            batch
-        )
-        for batch in zip(*systems["speeds"], strict=True)
-    }
-    names = systems["system"] + " (" + systems["size"] + ")"
-    panels = {
-        "parameters": systems[list(SIZES)].set_axis(names),
-        "images per second": pd.DataFrame(
-            {name: one["images"] / one["seconds"] for name, one in speeds.items()}
-        ).set_axis(names),
-    }
-    figure = f"{folder}/efficiency.png"
-    draw_bars(output / figure, title, panels)
-    return Section(
-        title,
-        [
-            f"Measured on: {machine}. Load average at the end: {where['load']:.1f}; above the "
-            "number of cores, other processes were running and wall-clock speeds are too low.",
-            _efficiency_table(title, systems, speeds),
-            Figure(figure, title, f"{title}, both axes logarithmic. {machine}."),
-        ],
-    )
-
-
-def _efficiency_table(title: str, systems: pd.DataFrame, speeds: dict[str, pd.DataFrame]) -> Table:
     columns: list[Column] = [
         words("system", systems["system"]),
         words("size", systems["size"]),
         numbers("pixels", systems["image_size"], form=".0f"),
         *(numbers(kind, systems[kind], form=",.0f", group="parameters") for kind in SIZES),
     ]
-    columns += [
-        numbers(f"{kind}/s", one[kind] / one["seconds"], form=",.1f", group=batch)
-        for batch, one in speeds.items()
-        for kind in ("images", "regions")
-    ]
+    for speeds in zip(*systems["speeds"], strict=True):
+        batch = pd.DataFrame(speeds)
+        regions = speeds[0]["regions"]
+        group = f"batch of {regions} region{'s' * (regions > 1)}"
+        columns += [
+            numbers(f"{kind}/s", batch[kind] / batch["seconds"], form=",.1f", group=group)
+            for kind in ("images", "regions")
+        ]
+    title = "Size and speed of the encoders"
     notes = [
         "Total: parameters used in training or stored, including UrbanLN's teacher. Trainable: "
         "parameters with a gradient. Inference: parameters used to encode a region. Speed: from "
         "decoded pixels to embeddings; batches of regions, each with its images of the system's "
         "views."
     ]
-    return Table("efficiency", title, columns, notes=notes)
+    machine = (
+        f"Measured on: {where['device']}, {where['cores']} cores, {where['threads']} threads, "
+        f"{where['precision']}, torch {where['torch']}, {where['clock']}. Load average at the end: "
+        f"{where['load']:.1f}; above the number of cores, other processes were running and "
+        "wall-clock speeds are too low."
+    )
+    return Section(title, [machine, Table("efficiency", title, columns, notes=notes)])
 
 
 __all__ = [
-    "TRANSFER_FOLDER",
     "efficiency_section",
     "matrix",
-    "read_transfer",
     "retrieval_table",
     "transfer_section",
     "zero_shot_table",

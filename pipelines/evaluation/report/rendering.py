@@ -5,10 +5,10 @@ Names come from datasets and models, so every output format escapes them.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from markupsafe import Markup, escape
@@ -20,6 +20,8 @@ from pipelines.common.pages import page_environment, printable
 DASH = "–"
 TEMPLATE = "report.html.j2"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -29,8 +31,7 @@ class Column:
         name: Header.
         text: Displayed texts.
         values: Unrounded numbers or words for the CSV file; None where missing.
-        spread: Standard deviations, optional.
-        ends: Lower and upper ends of intervals, optional.
+        more: Suffix to further numbers for the CSV file: "sd", or "low" and "high".
         bold: Whether to print values in bold, optional.
         numeric: Whether the values are numbers.
         group: Header spanning several columns.
@@ -39,8 +40,7 @@ class Column:
     name: str
     text: Sequence[str]
     values: Sequence[Any]
-    spread: Sequence[float] = ()
-    ends: Sequence[tuple[float, float]] = ()
+    more: Mapping[str, Sequence[float]] = field(default_factory=dict)
     bold: Sequence[bool] = ()
     numeric: bool = True
     group: str = ""
@@ -49,6 +49,10 @@ class Column:
     def full_name(self) -> str:
         """Header preceded by the group header."""
         return f"{self.group} {self.name}".strip()
+
+    def is_bold(self, row: int) -> bool:
+        """Whether to print a value in bold."""
+        return bool(self.bold) and self.bold[row]
 
 
 @dataclass(frozen=True)
@@ -71,38 +75,40 @@ class Table:
 
     def frame(self) -> pd.DataFrame:
         """Unrounded values, with columns `<name> sd`, `<name> low` and `<name> high` if known."""
-        parts: list[tuple[str, list[Any]]] = []
+        names: list[str] = []
+        parts: list[list[Any]] = []
         for number, column in enumerate(self.columns):
-            below = [row[number] for row in self.footer]
-            parts.append((column.full_name, [*column.values, *below]))
-            if any(map(math.isfinite, column.spread)):
-                spread = [value if math.isfinite(value) else None for value in column.spread]
-                parts.append((f"{column.full_name} sd", [*spread, *[None] * len(below)]))
-            for end, values in zip(("low", "high"), zip(*column.ends, strict=True), strict=False):
+            names.append(column.full_name)
+            parts.append([*column.values, *(row[number] for row in self.footer)])
+            for suffix, values in column.more.items():
+                names.append(f"{column.full_name} {suffix}")
                 known = [value if math.isfinite(value) else None for value in values]
-                parts.append((f"{column.full_name} {end}", [*known, *[None] * len(below)]))
-        frame = pd.DataFrame(dict(enumerate(values for _, values in parts)), dtype=object)
-        return frame.set_axis([name for name, _ in parts], axis=1)
+                parts.append([*known, *[None] * len(self.footer)])
+        return pd.DataFrame(dict(enumerate(parts)), dtype=object).set_axis(names, axis=1)
 
     def html(self) -> Markup:
         """Escaped HTML table; numeric cells contain `<span class="n">`."""
-        heads = [(str(escape(one.group)), _html(one.name, one.numeric)) for one in self.columns]
-        grouped = any(group for group, _ in heads)
+        groups = [str(escape(one.group)) for one in self.columns]
         shown = pd.DataFrame(
             {
                 number: [
-                    *map(_html, one.text, [one.numeric] * len(one.text), _bold(one)),
+                    *map(
+                        _html,
+                        one.text,
+                        [one.numeric] * len(one.text),
+                        one.bold or [False] * len(one.text),
+                    ),
                     *(_html(row[number], one.numeric, soft=True) for row in self.footer),
                 ]
                 for number, one in enumerate(self.columns)
             }
         )
         # column numbers keep headers unique and are not shown
+        if any(groups):
+            shown.columns = pd.MultiIndex.from_arrays([groups, range(len(groups))])
+        heads = [_html(one.name, one.numeric) for one in self.columns]
         styler = shown.style.hide(axis="index")
-        if grouped:
-            shown.columns = pd.MultiIndex.from_arrays([[g for g, _ in heads], range(len(heads))])
-            styler = shown.style.hide(axis="index")
-        styler.relabel_index([head for _, head in heads], axis="columns", level=1 if grouped else 0)
+        styler.relabel_index(heads, axis="columns", level=shown.columns.nlevels - 1)
         return Markup(styler.to_html(exclude_styles=True))
 
     def markdown(self) -> str:
@@ -110,8 +116,8 @@ class Table:
         cells = [
             [
                 markdown_text(one.full_name),
-                *map(_markdown, one.text, _bold(one)),
-                *(_soft(row[number]) for row in self.footer),
+                *(_markdown(t, one.is_bold(row)) for row, t in enumerate(one.text)),
+                *(f"*{t}*" if (t := markdown_text(row[number])) else "" for row in self.footer),
             ]
             for number, one in enumerate(self.columns)
         ]
@@ -134,19 +140,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Bullets:
-    """Bullet list."""
-
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Section:
     """Section with a heading.
 
     Attributes:
         title: Heading.
-        blocks: Texts, lists, tables, figures and subsections; texts may contain `code` and
+        blocks: Texts, bullet lists, tables, figures and subsections; texts may contain `code` and
             **strong**.
         folded: Whether the section is collapsed on the page.
     """
@@ -160,24 +159,16 @@ class Section:
         """HTML id."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
-    def tables(self) -> Iterator[Table]:
-        """All tables of the section and its subsections."""
+    def all(self, kind: type[T]) -> Iterator[T]:
+        """All tables or figures of the section and its subsections."""
         for block in self.blocks:
-            if isinstance(block, Table):
+            if isinstance(block, kind):
                 yield block
             elif isinstance(block, Section):
-                yield from block.tables()
-
-    def figures(self) -> Iterator[Figure]:
-        """All figures of the section and its subsections."""
-        for block in self.blocks:
-            if isinstance(block, Figure):
-                yield block
-            elif isinstance(block, Section):
-                yield from block.figures()
+                yield from block.all(kind)
 
 
-Block = str | Bullets | Table | Figure | Section
+Block = str | list[str] | Table | Figure | Section
 
 
 # ---- columns ------------------------------------------------------------------------------------
@@ -199,29 +190,25 @@ def numbers(
 ) -> Column:
     """Create a column of numbers, optionally with standard deviations."""
     known = [None if v is None or not math.isfinite(v) else float(v) for v in values]
-    sds = [sd if v is not None else math.nan for v, sd in zip(known, spread, strict=False)]
     texts = [DASH if value is None else format(value, form) for value in known]
-    texts = [
-        f"{t} ± {format(sd, form)}" if math.isfinite(sd) else t
-        for t, sd in zip(texts, sds or [math.nan] * len(texts), strict=True)
-    ]
-    return Column(name, texts, known, sds, bold=bold, group=group)
+    sds = [sd if v is not None else math.nan for v, sd in zip(known, spread, strict=False)]
+    for row, sd in enumerate(sds):
+        texts[row] += f" ± {format(sd, form)}" if math.isfinite(sd) else ""
+    more = {"sd": sds} if any(map(math.isfinite, sds)) else {}
+    return Column(name, texts, known, more, bold, group=group)
 
 
 def intervals(name: str, estimate: Any, low: Any, high: Any) -> Column:
     """Create a column of differences with their intervals, bold where these exclude 0."""
-    rows = list(zip(estimate, low, high, strict=True))
-    plain = numbers(name, (row[0] for row in rows), form="+.3f")
+    plain = numbers(name, estimate, form="+.3f")
+    low, high = (list(map(float, values)) for values in (low, high))
+    ends = list(zip(low, high, strict=True))
     texts = [
         f"{text} [{lo:+.3f}, {hi:+.3f}]" if text != DASH and math.isfinite(hi - lo) else text
-        for text, (_, lo, hi) in zip(plain.text, rows, strict=True)
+        for text, (lo, hi) in zip(plain.text, ends, strict=True)
     ]
-    ends = [(float(lo), float(hi)) for _, lo, hi in rows]
-    return replace(plain, text=texts, ends=ends, bold=[lo > 0 or hi < 0 for lo, hi in ends])
-
-
-def _bold(column: Column) -> Sequence[bool]:
-    return column.bold or [False] * len(column.text)
+    bold = [lo > 0 or hi < 0 for lo, hi in ends]
+    return replace(plain, text=texts, more={"low": low, "high": high}, bold=bold)
 
 
 # ---- output formats -----------------------------------------------------------------------------
@@ -255,10 +242,6 @@ def _markdown(text: str, bold: bool) -> str:
     return f"{shown} ± {markdown_text(rest)}" if sign else shown
 
 
-def _soft(text: str) -> str:
-    return f"*{markdown_text(text)}*" if text else ""
-
-
 def inline(text: str) -> Markup:
     """Convert a text with `code` and **strong** to HTML, escaping the rest."""
     found = str(escape(printable(text)))
@@ -276,8 +259,8 @@ def write_report_files(report: Section, banner: str, output: Path) -> None:
     """
     environment = page_environment(__package__)
     environment.filters["inline"] = inline
-    kinds = {"Section": Section, "Table": Table, "Figure": Figure, "Bullets": Bullets}
-    environment.tests |= {n.lower(): lambda one, k=k: isinstance(one, k) for n, k in kinds.items()}
+    kinds = {"section": Section, "table": Table, "figure": Figure, "bullets": list}
+    environment.tests |= {n: lambda one, k=k: isinstance(one, k) for n, k in kinds.items()}
     assert environment.loader is not None
     style, _, _ = environment.loader.get_source(environment, "report.css")
     page = environment.get_template(TEMPLATE).render(
@@ -287,7 +270,7 @@ def write_report_files(report: Section, banner: str, output: Path) -> None:
     for name, content in (("report.html", page), ("report.md", text)):
         with atomic_path(output / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    for table in report.tables():
+    for table in report.all(Table):
         write_csv(output / "tables" / f"{table.name}.csv", table.frame())
 
 
@@ -299,8 +282,8 @@ def _markdown_blocks(section: Section, banner: str = "", level: int = 1) -> Iter
         match block:
             case str():
                 yield block
-            case Bullets():
-                yield "\n".join(f"- {item}" for item in block.items)
+            case list():
+                yield "\n".join(f"- {item}" for item in block)
             case Table():
                 yield f"**{block.title}**\n\n{block.markdown()}"
                 yield from block.notes
@@ -315,7 +298,6 @@ def _markdown_blocks(section: Section, banner: str = "", level: int = 1) -> Iter
 __all__ = [
     "DASH",
     "Block",
-    "Bullets",
     "Column",
     "Figure",
     "Section",

@@ -7,8 +7,8 @@
 <output>/CITY/added.csv            R2 added to location and to other tables, with intervals
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +18,21 @@ from dataset_builders.files import write_json
 
 from ..analysis.bootstrap import (
     DIFFERENCES_FILE,
-    DrawnCell,
-    Interval,
     Name,
-    Reference,
     compare_all,
     drawn_cells,
     group_names,
 )
 from ..analysis.claims import variant_differences
-from ..analysis.clusters import cluster_trainings, find_tables
-from ..analysis.conformal import Coverage, measure_coverage
-from ..analysis.verdicts import (
-    Errors,
-    Overall,
-    best_of_indicator,
-    best_views,
-    is_control,
-    mean_difference,
-    overall,
-    score,
-    validation_errors,
-    verdicts,
-)
+from ..analysis.conformal import measure_coverage
+from ..analysis.verdicts import best_of_indicator, best_views, is_control, validation_errors
 from ..errors import InputError
 from ..probe.predictions import REGIONS_FILE
 from ..probe.splits import PROTOCOLS
 from ..urban_regression.metrics import METRICS
-from .added import added_tables
-from .figures import BLUE, CUT, GREY, draw_clusters, draw_intervals, draw_maps, draw_scatter
+from .figures import FIGURES_FOLDER, draw_maps, draw_scatter
 from .frame import (
-    METHOD,
     PROTOCOL_TITLES,
-    TRAINED,
-    VIEW_NAMES,
     CityResults,
     best_key,
     key_of,
@@ -62,32 +43,20 @@ from .frame import (
     what,
 )
 from .limits import distance_table, limits, seeds_note, statistics_table, systems_table
-from .other_results import (
-    TRANSFER_FOLDER,
-    efficiency_section,
-    read_transfer,
-    retrieval_table,
-    transfer_section,
-    zero_shot_table,
-)
-from .reach import reach_sections
-from .rendering import Block, Bullets, Figure, Section, write_report_files
+from .other_results import efficiency_section, retrieval_table, transfer_section, zero_shot_table
+from .regions import cluster_sections, reach_sections
+from .rendering import Block, Figure, Section, write_report_files
+from .summary import summary_blocks
 from .tables import (
-    QUESTIONS,
-    cluster_table,
+    coverage_frame,
     coverage_table,
     difference_table,
     differences_frame,
-    overall_table,
     score_table,
     spread_table,
-    verdict_table,
 )
-from .variants import Study, studies, variants_section
+from .variants import variants_frame, variants_section
 
-FIGURES_FOLDER = "figures"
-EMBEDDINGS_FOLDER = "embeddings"  # sibling of the results folder
-SHOWN = "population"  # indicator in the figure of clusters, if available
 READING = (
     "How to read the tables: a probe (ridge regression or an MLP) predicts each indicator from "
     "frozen region embeddings. Scores are means ± SD over splits and training seeds; the best "
@@ -116,29 +85,6 @@ RECOMPUTE = (
 )
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """Statistics of a city shared by several sections.
-
-    Attributes:
-        errors: Protocol to validation errors of all systems.
-        of_images: `errors` without location encoders.
-        cells: Bootstrap scores of the controls and of each system in its best view.
-        best: Image systems in their best view, by increasing validation error.
-        differences: Differences of R2 from the references, see [`tables.differences_frame`].
-        coverage: Coverage of prediction intervals.
-        variants: Protocol to the variants of the method.
-    """
-
-    errors: Mapping[str, Errors]
-    of_images: Mapping[str, Errors]
-    cells: Sequence[DrawnCell]
-    best: Sequence[Name]
-    differences: pd.DataFrame
-    coverage: Sequence[Coverage]
-    variants: Mapping[str, Study]
-
-
 def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     """Write the report of all cities in a results folder.
 
@@ -155,14 +101,13 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     cities = read_cities(output)
     if not cities:
         raise InputError(f"No results in {output}. Run `python evaluate.py probe` first.")
-    blocks: list[Block] = [_city_section(city, output, echo) for city in cities]
-    transfer = read_transfer(output.parent / TRANSFER_FOLDER)
-    if transfer is not None:
-        blocks.append(transfer_section(transfer, output, FIGURES_FOLDER))
-    efficiency = efficiency_section(output.parent, output, FIGURES_FOLDER)
-    blocks += [efficiency] if efficiency else []
-    datasets = Section("Datasets", [statistics_table(cities)])
-    blocks += [datasets, Section("How to recompute a number", [READING, Bullets(RECOMPUTE)])]
+    others = transfer_section(output), efficiency_section(output)
+    blocks: list[Block] = [
+        *(_city_section(city, echo) for city in cities),
+        *(section for section in others if section),
+        Section("Datasets", [statistics_table(cities)]),
+        Section("How to recompute a number", [READING, [*RECOMPUTE]]),
+    ]
     simulated = ", ".join(city.title for city in cities if city.synthetic)
     mark = " (synthetic)" if simulated else ""
     banner = (
@@ -174,12 +119,14 @@ def write_report(output: Path, echo: Callable[[str], None] = print) -> Path:
     return output / "report.md"
 
 
-def _analyse(city: CityResults) -> Analysis:
-    group_of = group_names(city.summary["systems"])
-    errors = {one: validation_errors(city.folder, one, group_of) for one in city.protocols}
+def _city_section(city: CityResults, echo: Callable[[str], None]) -> Section:
+    errors = {
+        protocol: validation_errors(city.folder, protocol, group_names(city.summary["systems"]))
+        for protocol in city.protocols
+    }
     of_images = {
-        one: {key: error for key, error in own.items() if not city.is_place(key[0][0])}
-        for one, own in errors.items()
+        protocol: {key: error for key, error in own.items() if not city.is_place(key[0][0])}
+        for protocol, own in errors.items()
     }
     best = best_views(
         {(name, f"{one} {i}"): e for one, own in errors.items() for (name, i), e in own.items()}
@@ -189,168 +136,60 @@ def _analyse(city: CityResults) -> Analysis:
         chosen = best_of_indicator(of_images[protocol], indicator)
         return is_control(name) or name in (chosen, *best)
 
-    found = [one for own in compare_all(city.folder, city.references()) for one in own]
-    write_json(city.folder / DIFFERENCES_FILE, [asdict(one) for one in found])
+    compared = [one for own in compare_all(city.folder, city.references()) for one in own]
+    write_json(city.folder / DIFFERENCES_FILE, [asdict(one) for one in compared])
     cells = list(drawn_cells(city.folder, wanted=wanted))
-    coverage = measure_coverage(city.folder)
-    variants = studies(city, variant_differences(city.folder))
-    return Analysis(errors, of_images, cells, best, differences_frame(found), coverage, variants)
-
-
-# ---- a city -------------------------------------------------------------------------------------
-
-
-def _city_section(city: CityResults, output: Path, echo: Callable[[str], None]) -> Section:
-    analysis = _analyse(city)
-    sections = []
+    coverage = coverage_frame(city, measure_coverage(city.folder))
+    variants = variants_frame(city, variant_differences(city.folder))
+    blocks = summary_blocks(city, cells, of_images, best)
     for protocol in city.protocols:
-        sections.append(_protocol_section(city, protocol, analysis, output))
+        views = {key_of(name) for name in best_views(errors[protocol])}
+        shown = [
+            seeds_note(city, city.of(protocol), protocol),
+            score_table(city, protocol, "r2", views=views),
+            *_prediction_figures(city, protocol),
+            *_folded_tables(city, protocol, differences_frame(compared), coverage),
+        ]
+        own = variants[variants["protocol"] == protocol]
+        shown += [variants_section(city, protocol, own)] if len(own) else []
+        blocks.append(Section(f"{city.title}: {PROTOCOL_TITLES[protocol]}", shown))
         echo(f"\n{city.title}: {PROTOCOL_TITLES[protocol]}, R²\n")
         echo(score_table(city, protocol, "r2").markdown())
-    errors = analysis.of_images.get("block", {})
-    more: list[Block] = [*reach_sections(city, errors, output, FIGURES_FOLDER)]
-    more += _cluster_sections(city, output)
-    found = retrieval_table(output, city), zero_shot_table(output, city)
-    if any(found):
-        title = f"{city.title}: retrieval and zero-shot scores"
-        more.append(Section(title, [table for table in found if table]))
-    distances = distance_table(city)
+    blocks += [*reach_sections(city, of_images.get("block", {})), *cluster_sections(city)]
+    if language := [table for table in (retrieval_table(city), zero_shot_table(city)) if table]:
+        blocks.append(Section(f"{city.title}: retrieval and zero-shot scores", language))
     unknown = "Distances between test and training regions: unknown, the dataset was not found."
     about: list[Block] = [
         f"Dataset: `{city.summary['dataset_name']}`.",
-        Bullets(limits(city)),
-        distances or unknown,
+        limits(city),
+        distance_table(city) or unknown,
         systems_table(city),
     ]
-    blocks: list[Block] = [*_summary_blocks(city, analysis, output), *sections, *more]
     return Section(city.title, [*blocks, Section(f"{city.title}: data and limitations", about)])
 
 
-def _summary_blocks(city: CityResults, analysis: Analysis, output: Path) -> list[Block]:
-    """Summary sentences, added value, comparison with the controls, and verdicts."""
-    names = dict.fromkeys(name for cell in analysis.cells for name in cell.systems)
-    shown = [n for n in names if is_control(n) or n in analysis.best]
-    found = overall(analysis.cells, shown)
-    labels = pd.read_parquet(city.folder / REGIONS_FILE)
-    labelled = {name: int(labels[name].notna().sum()) for name in city.indicators}
-    answers = sorted(
-        verdicts(analysis.cells, analysis.of_images, labelled),
-        key=lambda one: (one.protocol != "block", city.indicators.index(one.indicator)),
-    )
-    blocks: list[Block] = [*_sentences(city, analysis, found), *added_tables(city)]
-    if found:
-        blocks += [overall_table(city, found), _overall_figure(city, found, output)]
-    if answers:
-        blocks.append(verdict_table(city, answers))
-    return blocks
-
-
-def _sentences(city: CityResults, analysis: Analysis, found: Sequence[Overall]) -> Sequence[str]:
-    """Comparison of the trained system with location and the best control, per protocol."""
-    ranks = {name: city.rank(key_of(name)[0]) for name in analysis.best}
-    candidates = [name for name in analysis.best if ranks[name] == METHOD]
-    candidates += [name for name in analysis.best if ranks[name] == TRAINED]
-    if not candidates:
-        return ["**No trained system is among the results: all rows are controls.**"]
-    texts = []
-    for protocol, question in QUESTIONS.items():
-        own = {one.name: one for one in found if one.protocol == protocol}
-        system = own.get(candidates[0])
-        controls = [
-            one for name, one in own.items()
-            if name not in candidates and city.rank(*key_of(name)[:2]) < TRAINED
-        ]  # fmt: skip
-        if system is None or not controls:
-            continue
-        best = max(controls, key=lambda one: one.r2.estimate)
-        mean = score(system.r2)
-        reached = (
-            "has no estimable mean R²" if mean.r2 is None else f"reaches a mean R² of {mean.text}"
-        )
-        text = (
-            f"**{question.capitalize()}**: {what(city, key_of(system.name))}, {reached} over "
-            f"{system.indicators} indicators"
-        )
-        if system.gain:
-            text += f", {_compared(system.gain, 'location alone')}"
-        gap = mean_difference(analysis.cells, protocol, system.name, best.name)
-        if gap:
-            text += f", and {_compared(gap, f'the best control, {what(city, key_of(best.name))}')}"
-        texts.append(text + ".")
-    return texts
-
-
-def _compared(gap: Interval, other: str) -> str:
-    said = "not significantly different from"
-    if gap.excludes_zero:
-        said = "better than" if gap.estimate > 0 else "worse than"
-    return f"{said} {other} ({gap.estimate:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}])"
-
-
-def _overall_figure(city: CityResults, found: Sequence[Overall], output: Path) -> Figure:
-    ordered = sorted(found, key=lambda one: city.order(key_of(one.name)))
-    panels = {}
-    for protocol, question in QUESTIONS.items():
-        own = [one for one in ordered if one.protocol == protocol]
-        if own:
-            keys = [key_of(one.name) for one in own]
-            panels[question] = pd.DataFrame(
-                {
-                    "name": [what(city, key).replace(", –", "") for key in keys],
-                    **{e: [getattr(one.r2, e) for one in own] for e in ("estimate", "low", "high")},
-                    "colour": [BLUE if city.rank(*k[:2]) >= TRAINED else GREY for k in keys],
-                    "seeds": [[] for _ in own],
-                }
-            )
-    path = f"{FIGURES_FOLDER}/{slug(city.name, 'overall')}.png"
-    title = f"Systems and controls, {city.title}"
-    draw_intervals(output / path, title, panels, "R², mean over indicators", cut=CUT)
-    caption = (
-        f"{title}. Lines: 95 % confidence intervals (bootstrap over districts), cut at {CUT:g}. "
-        "Grey: controls."
-    )
-    return Figure(path, title, caption)
-
-
-# ---- a protocol ---------------------------------------------------------------------------------
-
-
-def _protocol_section(
-    city: CityResults, protocol: str, analysis: Analysis, output: Path
-) -> Section:
-    own = analysis.differences
-    where = f"{city.title}, {PROTOCOLS[protocol]}"
-    views = {key_of(name) for name in best_views(analysis.errors[protocol])}
-    blocks: list[Block] = [
-        seeds_note(city, city.of(protocol), protocol),
-        score_table(city, protocol, "r2", views=views),
-        *_prediction_figures(city, protocol, output),
-    ]
+def _folded_tables(
+    city: CityResults, protocol: str, differences: pd.DataFrame, coverage: pd.DataFrame
+) -> list[Block]:
     scores = [score_table(city, protocol, metric) for metric in METRICS]
-    everything = [*scores, spread_table(city, protocol)]
-    differences = [
-        difference_table(city, protocol, one.system, _to(own, one)) for one in city.references()
-    ]
+    to_references = []
+    for one in city.references():
+        own = differences[differences["reference"] == one.system]
+        own = own if one.probe is None else own[own["reference_probe"] == one.probe]
+        to_references.append(difference_table(city, protocol, one.system, own))
     if (city.frame["beside"] != "").any():
-        differences.append(score_table(city, protocol, "r2", beside=True))
-    for title, tables in (
-        ("all views, probes and metrics", everything),
-        ("differences from the controls, with confidence intervals", differences),
-        ("coverage of prediction intervals", [coverage_table(city, protocol, analysis.coverage)]),
-    ):
-        known = [table for table in tables if table]
-        blocks += [Section(f"{where}: {title}", known, folded=True)] if known else []
-    if study := analysis.variants.get(protocol):
-        blocks.append(variants_section(study, output, FIGURES_FOLDER))
-    return Section(f"{city.title}: {PROTOCOL_TITLES[protocol]}", blocks)
+        to_references.append(score_table(city, protocol, "r2", beside=True))
+    parts = {
+        "all views, probes and metrics": [*scores, spread_table(city, protocol)],
+        "differences from the controls, with confidence intervals": to_references,
+        "coverage of prediction intervals": [coverage_table(city, protocol, coverage)],
+    }
+    known = {title: [table for table in own if table] for title, own in parts.items()}
+    where = f"{city.title}, {PROTOCOLS[protocol]}"
+    return [Section(f"{where}: {title}", own, folded=True) for title, own in known.items() if own]
 
 
-def _to(differences: pd.DataFrame, reference: Reference) -> pd.DataFrame:
-    own = differences[differences["reference"] == reference.system]
-    return own if reference.probe is None else own[own["reference_probe"] == reference.probe]
-
-
-def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[Block]:
+def _prediction_figures(city: CityResults, protocol: str) -> list[Block]:
     """Scatter plot and maps of the best trained system; empty without image systems."""
     rows = city.of(protocol)
     key = best_key(city, rows)
@@ -368,7 +207,7 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
     scatter, maps = (
         f"{FIGURES_FOLDER}/{slug(city.name, protocol)}-{kind}.png" for kind in ("scatter", "map")
     )
-    draw_scatter(output / scatter, title, predictions, scores, indicators)
+    draw_scatter(city.output / scatter, title, predictions, scores, indicators)
     blocks: list[Block] = [
         Figure(
             scatter,
@@ -378,7 +217,7 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
             f"are scored as ln(y + 1).{one_of}",
         )
     ]
-    if draw_maps(output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):
+    if draw_maps(city.output / maps, title, city.folder / REGIONS_FILE, predictions, indicators):
         figure = Figure(
             maps,
             f"{title}: maps of truth, prediction and residual",
@@ -390,42 +229,6 @@ def _prediction_figures(city: CityResults, protocol: str, output: Path) -> list[
     else:
         blocks.append("No map: the dataset has no region geometries.")
     return blocks
-
-
-# ---- clusters -----------------------------------------------------------------------------------
-
-
-def _cluster_sections(city: CityResults, output: Path) -> list[Section]:
-    """Figure and table of a city's clusters; empty without image systems."""
-    key = best_key(city, city.frame)
-    if key is None:
-        return []
-    system, _, view, _ = key
-    title = f"{city.title}: clusters of {system}, {VIEW_NAMES[view]}"
-    folder = output.parent / EMBEDDINGS_FOLDER / city.name
-    tables = find_tables(folder, city.members[system], city.summary["systems"])
-    if not tables:
-        missing = f"Not drawn: the evaluated embeddings are not in `{folder.name}`."
-        return [Section(title, [missing])]
-    regions = pd.read_parquet(city.folder / REGIONS_FILE)
-    try:
-        kept, found = cluster_trainings(tables, view, regions["region_id"].tolist())
-    except InputError as error:
-        return [Section(title, [f"Not drawn: {error}"])]
-    regions = regions[regions["region_id"].isin(kept)]
-    indicator = SHOWN if SHOWN in city.indicators else city.indicators[0]
-    about = city.summary["indicators"][indicator]
-    named = indicator, about["unit"], about["transform"]
-    path = f"{FIGURES_FOLDER}/{slug(city.name, 'clusters')}.png"
-    regions_path = city.folder / REGIONS_FILE
-    draw_clusters(output / path, title, found[0], regions, named, regions_path)
-    figure = Figure(
-        path,
-        title,
-        f"Left: first two principal components of the embeddings. Middle: density of {indicator} "
-        "per cluster. Right: map. Clusters are lettered by size; no labels are used.",
-    )
-    return [Section(title, [figure, cluster_table(city, title, found, regions)])]
 
 
 __all__ = ["write_report"]

@@ -4,17 +4,13 @@ Tables with scores of models always include the scores of the controls.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 
 import numpy as np
 import pandas as pd
 
-from dataset_builders.log_ticks import compact
-
 from ..analysis.bootstrap import MEAN, Difference
-from ..analysis.clusters import MAX_AXES, STARTS, VARIANCE_KEPT, Clusters, agreements
 from ..analysis.conformal import Coverage
-from ..analysis.verdicts import FEWEST_DISTRICTS, FEWEST_REGIONS, Overall, Score, Verdict, score
 from ..errors import InputError
 from ..probe.systems import NO_VIEW
 from .frame import (
@@ -33,17 +29,15 @@ from .frame import (
     run_scores,
     slug,
     spreads,
-    what,
 )
 from .rendering import DASH, Column, Table, intervals, numbers, words
 
 QUANTILES = {"split": "regions", "block": "blocks"}
-QUESTIONS = {"block": "new districts", "random": "between labelled regions"}
-CLUSTER_NAMES = "ABC"
 
 
-def name_columns(city: CityResults, keys: Sequence[Key]) -> list[Column]:
+def name_columns(city: CityResults, keys: Iterable[Key]) -> list[Column]:
     """Columns system, view and probe."""
+    keys = list(keys)
     return [
         words("system", (city.system_title(system, beside) for system, beside, _, _ in keys)),
         words("view", (VIEW_NAMES[key[2]] for key in keys)),
@@ -94,8 +88,8 @@ def score_table(
             *(numbers(i, mean[i], spread=sd[i], bold=_best(mean[i], metric)) for i in indicators),
         ],
         footer=[
-            _about_test(rows, indicators, "n test", "n_test", ".0f"),
-            _about_test(rows, indicators, "label SD (test)", "label_sd_test", ".2f"),
+            ["n test", "", "", *_ranges(rows, indicators, "n_test", ".0f")],
+            ["label SD (test)", "", "", *_ranges(rows, indicators, "label_sd_test", ".2f")],
         ],
         notes=[*_missing_controls(city, rows), *_trainings_notes(city, keys)],
     )
@@ -125,11 +119,8 @@ def _missing_controls(city: CityResults, rows: pd.DataFrame) -> Iterable[str]:
     metadata = [systems[label] for label in rows["label"].unique() if label in systems]
     if not metadata:  # embeddings combined with others
         return
-    missing = []
-    if not any(map(is_untrained, metadata)):
-        missing.append("an untrained encoder")
-    if not any(map(is_frozen_clip, metadata)):
-        missing.append("a frozen CLIP")
+    controls = {"an untrained encoder": is_untrained, "a frozen CLIP": is_frozen_clip}
+    missing = [name for name, test in controls.items() if not any(map(test, metadata))]
     if missing:
         yield f"Missing controls: {' and '.join(missing)}."
 
@@ -155,15 +146,10 @@ def _best(values: pd.Series, metric: str) -> list[bool]:
     return [row == best and bool(np.isfinite(value)) for row, value in enumerate(values)]
 
 
-def _about_test(
-    rows: pd.DataFrame, indicators: Sequence[str], title: str, field: str, form: str
-) -> list[str]:
-    ends = rows.groupby("indicator")[field].agg(["min", "max"])
-    texts = []
-    for name in indicators:
-        low, high = (format(end, form) for end in ends.loc[name])
-        texts.append(low if low == high else f"{low}{DASH}{high}")
-    return [title, "", "", *texts]
+def _ranges(rows: pd.DataFrame, indicators: list[str], column: str, form: str) -> Iterable[str]:
+    """Smallest and largest value of a column per indicator."""
+    for _, ends in rows.groupby("indicator")[column].agg(["min", "max"]).loc[indicators].iterrows():
+        yield DASH.join(dict.fromkeys(format(end, form) for end in ends))
 
 
 def spread_table(city: CityResults, protocol: str) -> Table | None:
@@ -246,94 +232,28 @@ def with_mean(city: CityResults, indicators: Collection[str]) -> list[str]:
     return [*city.ordered(indicators), *([MEAN] if MEAN in set(indicators) else [])]
 
 
-# ---- images and location ------------------------------------------------------------------------
+# ---- prediction intervals -----------------------------------------------------------------------
 
 
-def overall_table(city: CityResults, found: Sequence[Overall]) -> Table:
-    """Table of all systems in their best view, with gains over location alone."""
-    cells = {(key_of(one.name), one.protocol): one for one in found}
-    keys = sorted({key for key, _ in cells}, key=city.order)
-    columns = name_columns(city, keys)
-    for protocol, question in QUESTIONS.items():
-        if any(one.protocol == protocol for one in found):
-            own = [cells.get((key, protocol)) for key in keys]
-            r2 = [score(one.r2) if one else None for one in own]
-            gains = [one.gain if one else None for one in own]
-            ends = [(g.estimate, g.low, g.high) if g else (np.nan,) * 3 for g in gains]
-            gain = intervals("gain over location alone", *zip(*ends, strict=True))
-            column = _scores("R²", r2), gain
-            columns += [replace(one, group=question) for one in column]
-    fewer = [one for one in found if one.indicators < max(other.indicators for other in found)]
-    notes = [
-        "Mean R² over indicators with a 95 % confidence interval from a bootstrap over districts; "
-        "bold where the gain is significant (its interval excludes 0). View and probe of each "
-        "system are chosen by validation error. Location alone: the best coordinate control on the "
-        "test regions, a choice in favour of location."
-    ]
-    if fewer:
-        names = dict.fromkeys(city.system_title(one.name[0]) for one in fewer)
-        notes.append(
-            f"Scored on fewer indicators than the others: {', '.join(names)}; gains are over the "
-            "shared indicators."
-        )
-    title = f"Systems and controls, {city.title}"
-    return Table(slug(city.name, "overall"), title, columns, notes=notes)
-
-
-def verdict_table(city: CityResults, found: Sequence[Verdict]) -> Table:
-    """Table of verdicts on images and location alone, per protocol and indicator."""
-    systems = [key_of(one.system) for one in found]
-    answers = [one.answer for one in found]
-    return Table(
-        slug(city.name, "verdicts"),
-        f"Do images predict better than location alone? {city.title}",
-        [
-            words("predicting", (QUESTIONS[one.protocol] for one in found)),
-            words("indicator", (one.indicator for one in found)),
-            Column("images better?", answers, answers, numeric=False,
-                   bold=[answer == "yes" for answer in answers]),
-            _scores("images, R²", [one.images for one in found]),
-            _scores("location alone, R²", [one.location for one in found]),
-            words("best image system", (what(city, key) for key in systems)),
-            words("location probe", (PROBE_NAMES[one.location_probe] for one in found)),
-            numbers("regions", (one.regions for one in found), form=",.0f"),
-            numbers("districts", (one.districts for one in found), form=".0f"),
-        ],
-        notes=[
-            "yes, no: the difference is significant (the 95 % confidence interval from a paired "
-            "bootstrap over districts excludes 0). too few regions: fewer than "
-            f"{FEWEST_REGIONS} labelled regions or {FEWEST_DISTRICTS} districts.",
-            "Best image system: lowest validation error of all systems, views and probes, "
-            "untrained controls included. Location alone: the best coordinate control on the test "
-            "regions, a choice in favour of location. [Brackets]: 95 % confidence interval.",
-        ],
-    )  # fmt: skip
-
-
-def _scores(name: str, scores: Sequence[Score | None]) -> Column:
-    texts = [one.text if one else DASH for one in scores]
-    return Column(name, texts, [one.r2 if one else None for one in scores])
-
-
-# ---- prediction intervals, clusters -------------------------------------------------------------
-
-
-def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage]) -> Table | None:
-    """Table of the coverage of prediction intervals; None without predictions."""
-    frame = pd.DataFrame([asdict(one) for one in measured])
-    if frame.empty:
-        return None
-    names = zip(frame["system"], frame["view"], frame["probe"], strict=True)
-    frame[KEY] = [key_of(name) for name in names]
+def coverage_frame(city: CityResults, measured: Sequence[Coverage]) -> pd.DataFrame:
+    """Tidy DataFrame of the coverage of prediction intervals, of ridge regression and controls."""
+    columns = [one.name for one in fields(Coverage)]
+    frame = pd.DataFrame([asdict(one) for one in measured], columns=columns)
+    keys = [key_of(name) for name in frame[["system", "view", "probe"]].itertuples(index=False)]
+    frame[KEY] = pd.DataFrame(keys, columns=KEY)
     groups = {label: system for system, own in city.members.items() for label in own}
     frame["system"] = frame["system"].map(groups).fillna(frame["system"])
     # one probe suffices here; intervals.json has all
-    own = frame[(frame["protocol"] == protocol) & (frame["probe"] != "mlp")]
-    own = own[own["beside"] == ""]
+    return frame[(frame["probe"] != "mlp") & (frame["beside"] == "")]
+
+
+def coverage_table(city: CityResults, protocol: str, coverage: pd.DataFrame) -> Table | None:
+    """Table of the coverage of prediction intervals; None without predictions."""
+    own = coverage[coverage["protocol"] == protocol]
     if own.empty:
         return None
-    fields = ["coverage", "half_width", "guaranteed"]
-    means = own.groupby([*KEY, "method", "indicator"])[fields].mean().unstack("indicator")
+    measures = ["coverage", "half_width", "guaranteed"]
+    means = own.groupby([*KEY, "method", "indicator"])[measures].mean().unstack("indicator")
     rows = sorted(means.index, key=lambda row: (city.order(row[:-1]), row[-1]))
     means = means.loc[rows]
     return Table(
@@ -344,7 +264,7 @@ def coverage_table(city: CityResults, protocol: str, measured: Sequence[Coverage
             *name_columns(city, [row[:-1] for row in rows]),
             words("quantile over", (QUANTILES[row[-1]] for row in rows)),
             *(
-                _covered(name, *(means[field, name] for field in fields))
+                _covered(name, *(means[measure, name] for measure in measures))
                 for name in city.ordered(own["indicator"])
             ),
         ],
@@ -365,53 +285,15 @@ def _covered(name: str, share: pd.Series, width: pd.Series, guaranteed: pd.Serie
     return Column(name, texts, [float(s) if np.isfinite(s) else None for s in share])
 
 
-def cluster_table(
-    city: CityResults, title: str, found: Sequence[Clusters], regions: pd.DataFrame
-) -> Table:
-    """Table of cluster sizes and median indicators, for a system's first training."""
-    first = found[0]
-    medians = regions.groupby(first.labels)[city.indicators].median()
-    for name in city.indicators:
-        if city.summary["indicators"][name]["transform"] == "ln1p":
-            medians[name] = np.expm1(medians[name])
-    counts = np.bincount(first.labels, minlength=len(medians))
-    notes = [
-        "Medians in raw units.",
-        f"K-means on {first.num_axes} principal components ({VARIANCE_KEPT:.0%} of the variance, "
-        f"at most {MAX_AXES}); the two in the figure explain {first.shares[0]:.0%} and "
-        f"{first.shares[1]:.0%}. Silhouette {first.silhouette:.2f}. Adjusted Rand index between "
-        f"{STARTS} initialisations: mean {first.stability:.2f}, minimum "
-        f"{first.least_stability:.2f}.",
-    ]
-    if len(found) > 1:
-        pairs = agreements([one.labels for one in found])
-        notes.append(
-            f"Adjusted Rand index between {len(found)} training seeds: mean {np.mean(pairs):.2f}, "
-            f"minimum {np.min(pairs):.2f}."
-        )
-    columns = [
-        words("cluster", CLUSTER_NAMES[: len(counts)]),
-        numbers("regions", counts, form=".0f"),
-        numbers("%", 100 * counts / len(first.labels), form=".0f"),
-    ]
-    for name in city.indicators:
-        values = [float(v) if np.isfinite(v) else None for v in medians[name]]
-        columns.append(Column(name, [DASH if v is None else compact(v) for v in values], values))
-    return Table(slug(city.name, "clusters"), title, columns, notes=notes)
-
-
 __all__ = [
-    "QUESTIONS",
-    "cluster_table",
+    "coverage_frame",
     "coverage_table",
     "difference_table",
     "differences_frame",
     "name_columns",
-    "overall_table",
     "require_controls",
     "score_table",
     "short",
     "spread_table",
-    "verdict_table",
     "with_mean",
 ]

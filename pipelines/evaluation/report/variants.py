@@ -6,7 +6,7 @@ read from `models/LABEL`, next to the results folder, as written by `evaluate.py
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..analysis.bootstrap import MEAN
 from ..analysis.claims import VariantDifference
 from ..embed.trainings import Training, training_of
 from ..probe.splits import PROTOCOLS
-from .figures import BLUE, GREY, RED, draw_curves, draw_intervals
+from .figures import BLUE, FIGURES_FOLDER, GREY, RED, draw_curves, draw_intervals
 from .frame import CELL, KEY, PROBE_NAMES, VIEW_NAMES, VIEW_ORDER, CityResults, run_scores, slug
 from .rendering import DASH, Block, Figure, Section, Table, intervals, numbers, words
 from .tables import with_mean
@@ -32,64 +32,30 @@ RECALLS = {
 ENDS = ["estimate", "low", "high"]
 
 
-@dataclass(frozen=True)
-class Study:
-    """Variants under one protocol.
+def variants_frame(city: CityResults, found: Sequence[VariantDifference]) -> pd.DataFrame:
+    """Tidy DataFrame of the variants, in the order of the systems in probe.json and of the views.
 
-    Attributes:
-        city: Results of the city.
-        protocol: Protocol of the splits.
-        rows: One row per variant, view, probe and indicator, with the fields of
-            `VariantDifference` and its interval as estimate, low and high.
+    Returns:
+        The fields of `VariantDifference`, its interval as estimate, low and high, `variant` and
+        `against`, the names without their common prefix, and `training`, the first of the variant.
     """
-
-    city: CityResults
-    protocol: str
-    rows: pd.DataFrame
-
-    @property
-    def where(self) -> str:
-        """Display name of city and protocol."""
-        return f"{self.city.title}, {PROTOCOLS[self.protocol]}"
-
-    @property
-    def probes(self) -> list[str]:
-        """Probes, the MLP first."""
-        return sorted(self.rows["probe"].unique(), key=lambda name: (name != "mlp", name))
-
-    def training(self, system: str) -> Training:
-        """First training of a variant."""
-        found = self.city.training(system)
-        assert found is not None
-        return found
-
-    def short(self, system: str) -> str:
-        """Name of a system without the prefix common to all names."""
-        names = [*self.rows["system"], *self.rows["reference"]]
-        shared = commonprefix(names)  # noqa: RUF071 - names, no paths
-        return system.removeprefix(shared) or system
-
-    def of(self, probe: str, indicator: str = MEAN) -> pd.DataFrame:
-        """Rows of a probe and an indicator, in the order of the systems in probe.json."""
-        own = self.rows[(self.rows["probe"] == probe) & (self.rows["indicator"] == indicator)]
-        trainings = map(training_of, self.city.summary["systems"].values())
-        order = list(dict.fromkeys(one.group for one in trainings if one))
-        views = own["view"].map(VIEW_ORDER.index)
-        rank = own["system"].map(order.index)
-        return own.assign(rank=rank, place=views).sort_values(["rank", "place"], ignore_index=True)
-
-    def scores(self) -> pd.Series:
-        """Mean R2 over indicators, by `KEY`."""
-        rows = self.city.of(self.protocol)
-        rows = rows[rows["indicator"].isin(self.rows["indicator"])]
-        return run_scores(rows, "r2").groupby(CELL).mean().groupby(KEY).mean()
-
-
-def studies(city: CityResults, found: Sequence[VariantDifference]) -> dict[str, Study]:
-    """Group variant differences by protocol."""
     rows = [{**asdict(one), **asdict(one.difference)} for one in found]
     frame = pd.DataFrame(rows, columns=[*VariantDifference.__annotations__, *ENDS])
-    return {str(name): Study(city, str(name), own) for name, own in frame.groupby("protocol")}
+    shared = commonprefix([*frame["system"], *frame["reference"]])  # noqa: RUF071 - names, no paths
+    short = {name: name.removeprefix(shared) or name for name in city.members}
+    trainings = map(training_of, city.summary["systems"].values())
+    order = list(dict.fromkeys(one.group for one in trainings if one))
+    return (
+        frame.assign(
+            variant=frame["system"].map(short),
+            against=frame["reference"].map(short),
+            training=frame["system"].map(city.training),
+            rank=frame["system"].map(order.index),
+            place=frame["view"].map(VIEW_ORDER.index),
+        )
+        .sort_values(["rank", "place"], ignore_index=True)
+        .drop(columns="rank")
+    )
 
 
 def verdict(low: float, high: float, training: Training) -> str:
@@ -102,58 +68,54 @@ def verdict(low: float, high: float, training: Training) -> str:
     return "holds" if direction == training.expected else "does not hold"
 
 
-def read_recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
-    """Recall@5 at the published step, averaged over trainings; NaN if missing for any of them."""
-    found = []
-    for label in labels:
-        summary, metrics = (models / label / name for name in (SUMMARY_FILE, METRICS_FILE))
-        row: dict[str, float] = {}
-        if summary.is_file() and metrics.is_file():
-            step = json.loads(summary.read_text(encoding="utf-8")).get("best_step")
-            lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
-            rows = [one for one in lines if one["step"] == step and "mean_recall" in one]
-            row = rows[-1] if rows else row
-        found.append([row.get(name, np.nan) for name in RECALLS.values()])
-    return dict(zip(RECALLS, np.mean(found, axis=0).tolist(), strict=True))
+def variants_section(city: CityResults, protocol: str, found: pd.DataFrame) -> Section:
+    """Section with tables and figures of the variants under one protocol."""
+    where = f"{city.title}, {PROTOCOLS[protocol]}"
+    probes = sorted(found["probe"].unique(), key=lambda name: (name != "mlp", name))
+    means = {p: found[(found["probe"] == p) & (found["indicator"] == MEAN)] for p in probes}
+    first, *others = (claims_table(city, protocol, found, probe) for probe in probes)
+    shown = means[probes[0]]
+    blocks: list[Block] = [first, _claims_figure(city, protocol, where, shown)]
+    blocks += _curves(city, protocol, where, shown)
+    if others:
+        blocks.append(Section(f"{where}: claims, other probe", others, folded=True))
+    every = _differences_table(city, protocol, where, found, pd.concat(means.values()))
+    blocks.append(Section(f"{where}: all variants, per indicator", [every], folded=True))
+    if found["seeds"].map(len).max() < 2:
+        blocks.append("With one training seed, the variance between trainings is unknown.")
+    return Section(f"{where}: claims", blocks)
 
 
-def claims_table(study: Study, probe: str, models: Path) -> Table:
-    """Table of claims with differences and verdicts, per variant and view.
-
-    Args:
-        study: Variants under one protocol.
-        probe: Probe of the scores.
-        models: Folder with one subfolder per training label.
-    """
-    rows, scores = study.of(probe), study.scores()
-    trainings = [study.training(name) for name in rows["system"]]
+def claims_table(city: CityResults, protocol: str, found: pd.DataFrame, probe: str) -> Table:
+    """Table of claims with differences and verdicts, per variant and view."""
+    rows = city.of(protocol)
+    scores = run_scores(rows[rows["indicator"].isin(found["indicator"])], "r2")
+    scores = scores.groupby(CELL).mean().groupby(KEY).mean()
+    own = found[(found["probe"] == probe) & (found["indicator"] == MEAN)]
     r2 = {
-        side: [
-            scores[name, "", view, probe]
-            for name, view in zip(rows[side], rows["view"], strict=True)
-        ]
+        side: [scores[name, "", view, probe] for name, view in own[[side, "view"]].to_numpy()]
         for side in ("reference", "system")
     }
-    recalls = {
-        name: read_recalls(models, study.city.members[name]) for name in rows["system"].unique()
-    }
-    said = [verdict(*one) for one in zip(rows["low"], rows["high"], trainings, strict=True)]
+    models = city.output.parent / MODELS_FOLDER
+    recalls = {name: _recalls(models, city.members[name]) for name in own["system"].unique()}
+    said = [verdict(*one) for one in own[["low", "high", "training"]].itertuples(index=False)]
     return Table(
-        slug(study.city.name, study.protocol, "claims", probe),
-        f"Claims: mean R² over indicators, {PROBE_NAMES[probe]} probe, {study.where}",
+        slug(city.name, protocol, "claims", probe),
+        f"Claims: mean R² over indicators, {PROBE_NAMES[probe]} probe, {city.title}, "
+        f"{PROTOCOLS[protocol]}",
         [
-            words("claim", (one.claim or DASH for one in trainings)),
-            words("variant", map(study.short, rows["system"])),
-            words("reference", map(study.short, rows["reference"])),
-            words("view", map(VIEW_NAMES.get, rows["view"])),
+            words("claim", (one.claim or DASH for one in own["training"])),
+            words("variant", own["variant"]),
+            words("reference", own["against"]),
+            words("view", own["view"].map(VIEW_NAMES)),
             numbers("R² of reference", r2["reference"]),
             numbers("R²", r2["system"]),
-            intervals("difference, 95 % interval", *(rows[end] for end in ENDS)),
-            words("per training seed", (", ".join(f"{v:+.3f}" for v in s) for s in rows["seeds"])),
+            intervals("difference, 95 % interval", *(own[end] for end in ENDS)),
+            words("per training seed", (", ".join(f"{v:+.3f}" for v in s) for s in own["seeds"])),
             words("verdict", said),
             *(
-                numbers(name, (recalls[own][name] for own in rows["system"]), group="recall@5")
-                for name in RECALLS
+                numbers(title, (recalls[name][title] for name in own["system"]), group="recall@5")
+                for title in RECALLS
             ),
         ],
         notes=[
@@ -170,69 +132,54 @@ def claims_table(study: Study, probe: str, models: Path) -> Table:
     )
 
 
-def differences_table(study: Study) -> Table:
+def _recalls(models: Path, labels: Sequence[str]) -> dict[str, float]:
+    """Recall@5 at the published step, averaged over trainings; NaN if missing for any of them."""
+    found = []
+    for label in labels:
+        summary, metrics = (models / label / name for name in (SUMMARY_FILE, METRICS_FILE))
+        row: dict[str, float] = {}
+        if summary.is_file() and metrics.is_file():
+            step = json.loads(summary.read_text(encoding="utf-8")).get("best_step")
+            for line in map(json.loads, metrics.read_text(encoding="utf-8").splitlines()):
+                row = line if line["step"] == step and "mean_recall" in line else row
+        found.append([row.get(name, np.nan) for name in RECALLS.values()])
+    return dict(zip(RECALLS, np.mean(found, axis=0).tolist(), strict=True))
+
+
+def _differences_table(
+    city: CityResults, protocol: str, where: str, found: pd.DataFrame, means: pd.DataFrame
+) -> Table:
     """Table of differences per indicator, for all variants, views and probes."""
-    indicators = with_mean(study.city, study.rows["indicator"].unique())
-    first = pd.concat([study.of(probe) for probe in study.probes], ignore_index=True)
-    keys = first[["system", "view", "probe"]]
+    keys = ["system", "view", "probe"]
     columns = []
-    for name in indicators:
-        own = study.rows[study.rows["indicator"] == name]
-        own = keys.merge(own, how="left")
+    for name in with_mean(city, found["indicator"].unique()):
+        own = means[keys].merge(found[found["indicator"] == name], on=keys, how="left")
         columns.append(intervals(name, *(own[end] for end in ENDS)))
-    differs = (study.training(name).differs or DASH for name in keys["system"])
     return Table(
-        slug(study.city.name, study.protocol, "variants"),
-        f"R² of each variant minus that of its reference, {study.where}",
+        slug(city.name, protocol, "variants"),
+        f"R² of each variant minus that of its reference, {where}",
         [
-            words("variant", map(study.short, keys["system"])),
-            words("reference", map(study.short, first["reference"])),
-            words("differs in", differs),
-            words("view", map(VIEW_NAMES.get, keys["view"])),
-            words("probe", map(PROBE_NAMES.get, keys["probe"])),
+            words("variant", means["variant"]),
+            words("reference", means["against"]),
+            words("differs in", (one.differs or DASH for one in means["training"])),
+            words("view", means["view"].map(VIEW_NAMES)),
+            words("probe", means["probe"].map(PROBE_NAMES)),
             *columns,
         ],
         notes=["95 % confidence intervals over blocks and training seeds; bold: significant."],
     )
 
 
-def variants_section(study: Study, output: Path, folder: str) -> Section:
-    """Section with tables and figures of the variants.
-
-    Args:
-        study: Variants under one protocol.
-        output: Report folder.
-        folder: Folder of the figures, relative to `output`.
-    """
-    models, (probe, *others) = output.parent / MODELS_FOLDER, study.probes
-    blocks: list[Block] = [claims_table(study, probe, models)]
-    blocks += [_claims_figure(study, probe, output, folder), *_curves(study, probe, output, folder)]
-    if others:
-        tables = [claims_table(study, other, models) for other in others]
-        blocks.append(Section(f"{study.where}: claims, other probe", tables, folded=True))
-    title = f"{study.where}: all variants, per indicator"
-    blocks.append(Section(title, [differences_table(study)], folded=True))
-    if study.rows["seeds"].map(len).max() < 2:
-        blocks.append("With one training seed, the variance between trainings is unknown.")
-    return Section(f"{study.where}: claims", blocks)
-
-
-def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figure:
-    rows = study.of(probe)
+def _claims_figure(city: CityResults, protocol: str, where: str, rows: pd.DataFrame) -> Figure:
     shown = rows.assign(
-        name=[
-            f"{study.short(own)} - {study.short(other)}"
-            for own, other in zip(rows["system"], rows["reference"], strict=True)
-        ],
-        colour=[
-            BLUE if low > 0 else RED if high < 0 else GREY
-            for low, high in zip(rows["low"], rows["high"], strict=True)
-        ],
+        name=rows["variant"] + " - " + rows["against"],
+        colour=np.select([rows["low"] > 0, rows["high"] < 0], [BLUE, RED], GREY),
     )
     panels = {VIEW_NAMES[own["view"].iloc[0]]: own for _, own in shown.groupby("place")}
-    path = f"{folder}/{slug(study.city.name, study.protocol, 'claims')}.png"
-    title = f"{study.where}: R² of variants minus their references, {PROBE_NAMES[probe]}"
-    draw_intervals(output / path, title, panels, "difference of R², mean over indicators")
+    path = f"{FIGURES_FOLDER}/{slug(city.name, protocol, 'claims')}.png"
+    probe = PROBE_NAMES[rows["probe"].iloc[0]]
+    title = f"{where}: R² of variants minus their references, {probe}"
+    draw_intervals(city.output / path, title, panels, "difference of R², mean over indicators")
     return Figure(
         path,
         title,
@@ -241,37 +188,28 @@ def _claims_figure(study: Study, probe: str, output: Path, folder: str) -> Figur
     )
 
 
-def _curves(study: Study, probe: str, output: Path, folder: str) -> list[Figure]:
+def _curves(city: CityResults, protocol: str, where: str, rows: pd.DataFrame) -> list[Figure]:
     """Figures of hyper-parameter curves formed by variants; references are at 0."""
-    rows = study.of(probe)
     points = []
     for row in rows.to_dict("records"):
-        for curve, x in study.training(row["system"]).curve.items():
+        reference = city.training(row["reference"])
+        for curve, x in row["training"].curve.items():
             points.append({**row, "name": curve, "x": x})
-            known = study.training(row["reference"]).curve
-            if curve in known:
-                place: dict[Hashable, Any] = {"name": curve, "x": known[curve]}
-                points.append({**row, **place, **dict.fromkeys(ENDS, 0.0)})
+            if reference and curve in reference.curve:
+                there: dict[Hashable, Any] = {"name": curve, "x": reference.curve[curve]}
+                points.append({**row, **there, **dict.fromkeys(ENDS, 0.0)})
     figures = []
     for name, own in pd.DataFrame(points).groupby("name", sort=False) if points else ():
         shown = own.assign(curve=own["view"].map(VIEW_NAMES)).sort_values(["place", "x"])
         shown = shown.drop_duplicates(["curve", "x"])
-        path = f"{folder}/{slug(study.city.name, study.protocol, 'curve', str(name))}.png"
-        title = f"{study.where}: difference of R² by {name}, {PROBE_NAMES[probe]}"
+        path = f"{FIGURES_FOLDER}/{slug(city.name, protocol, 'curve', str(name))}.png"
+        probe = PROBE_NAMES[rows["probe"].iloc[0]]
+        title = f"{where}: difference of R² by {name}, {probe}"
         panels = {"mean over indicators": shown}
-        draw_curves(output / path, title, panels, str(name), "difference of R²")
-        names = sorted({study.short(system) for system in shown["system"]})
-        about = f"{title}. Bands: 95 % confidence intervals. Variants: {', '.join(names)}."
-        figures.append(Figure(path, title, about))
+        draw_curves(city.output / path, title, panels, str(name), "difference of R²")
+        about = f"{title}. Bands: 95 % confidence intervals. Variants: "
+        figures.append(Figure(path, title, f"{about}{', '.join(sorted(set(shown['variant'])))}."))
     return figures
 
 
-__all__ = [
-    "Study",
-    "claims_table",
-    "differences_table",
-    "read_recalls",
-    "studies",
-    "variants_section",
-    "verdict",
-]
+__all__ = ["claims_table", "variants_frame", "variants_section", "verdict"]

@@ -15,14 +15,11 @@ from pipelines.evaluation.analysis.bootstrap import (
     draw_counts,
     interval,
 )
-from pipelines.evaluation.embed.trainings import Training
+from pipelines.evaluation.analysis.claims import draw_trainings, variant_differences
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.city import open_city
 from pipelines.evaluation.probe.predictions import PredictedSplit
 from pipelines.evaluation.probe.results import read_rows
-from pipelines.evaluation.probe.run import ProbeSettings, probe
 from pipelines.evaluation.urban_regression.metrics import regression_metrics
-from tests.pipelines.evaluation.toy import CITY, build_toy
 
 FIRST, SECOND = ("first", "both", "ridge"), ("second", "both", "ridge")
 
@@ -57,43 +54,33 @@ def trainings(split, *predictions):
     return replace(split, predictions={**named, SECOND: split.predictions[SECOND]})
 
 
-def scores_of(split, rows, name):
-    return regression_metrics(split.predictions[name][0][rows], split.truth[rows])
-
-
-def by_a_plain_loop(splits, replicates, seed):
-    """Reference implementation: regions are repeated as often as their block is drawn."""
-    names = sorted({block for split in splits for block in split.blocks.tolist()})
-    values = {"r2": [], "rmse": []}
-    for draw in draw_blocks(len(names), replicates, seed):
-        scores = {"r2": [], "rmse": []}
-        for split in splits:
-            rows = []
-            for name, times in zip(names, draw, strict=True):
-                rows += np.flatnonzero(split.blocks == name).tolist() * int(times)
-            if len(rows) < 2:
-                continue
-            first, second = (scores_of(split, rows, name) for name in (FIRST, SECOND))
-            for metric, found in scores.items():
-                found.append(first[metric] - second[metric])
-        for metric, found in scores.items():
-            values[metric].append(np.mean(found))
-    return {metric: np.quantile(v, [0.025, 0.975]) for metric, v in values.items()}
+def difference(split, rows):
+    first, second = (
+        regression_metrics(split.predictions[name][0][rows], split.truth[rows])
+        for name in (FIRST, SECOND)
+    )
+    return [first[metric] - second[metric] for metric in ("r2", "rmse")]
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 1000))
 def test_bootstrap_equals_a_loop_over_draws(seed):
     splits = make_splits(np.random.default_rng(seed), regions=60, blocks=6, shift=0.2)
-    fast = paired(splits, 60, seed=seed)
-    slow = by_a_plain_loop(splits, 60, seed)
-    for metric, found in fast.items():
-        assert (found.low, found.high) == pytest.approx(tuple(slow[metric]))
-        first, second = (
-            np.mean([scores_of(s, slice(None), name)[metric] for s in splits])
-            for name in (FIRST, SECOND)
-        )
-        assert found.estimate == pytest.approx(first - second)
+    names = sorted({block for split in splits for block in split.blocks.tolist()})
+    values = []
+    for draw in draw_blocks(len(names), 60, seed):
+        parts = []
+        for split in splits:  # regions are repeated as often as their block is drawn
+            rows = np.repeat(
+                np.arange(len(split.truth)), draw[np.searchsorted(names, split.blocks)].astype(int)
+            )
+            parts += [difference(split, rows)] if len(rows) > 1 else []
+        values.append(np.mean(parts, axis=0))
+    low, high = np.quantile(values, [0.025, 0.975], axis=0)
+    estimate = np.mean([difference(split, slice(None)) for split in splits], axis=0)
+    for number, found in enumerate(paired(splits, 60, seed).values()):
+        expected = estimate[number], low[number], high[number]
+        assert (found.estimate, found.low, found.high) == pytest.approx(expected)
 
 
 def test_equal_predictions_have_a_difference_of_zero():
@@ -104,16 +91,14 @@ def test_equal_predictions_have_a_difference_of_zero():
         assert not found.excludes_zero
 
 
-def test_errors_shared_by_blocks_widen_the_interval():
+def test_errors_shared_by_blocks_widen_the_interval_and_duplicate_splits_do_not_narrow_it():
     splits = make_splits(np.random.default_rng(0), regions=400, blocks=20, spread=0.8)
     by_block = paired(splits)["rmse"]
     alone = paired([replace(s, blocks=np.arange(len(s.blocks))) for s in splits])["rmse"]
     assert by_block.high - by_block.low > 1.5 * (alone.high - alone.low)
-
-
-def test_duplicate_splits_do_not_narrow_the_interval():
-    split = make_splits(np.random.default_rng(0), splits=1)[0]
-    assert paired([split]) == paired([split, replace(split, split_seed=1)])
+    assert paired(splits[:1]) == paired([splits[0], replace(splits[0], split_seed=1)])
+    with pytest.raises(InputError, match="in one block"):
+        paired(make_splits(np.random.default_rng(0), blocks=1))
 
 
 def coverage(draw_joint, runs=150):
@@ -128,7 +113,7 @@ def coverage(draw_joint, runs=150):
         )
         if not draw_joint:  # treat splits as independent
             splits = [replace(s, blocks=s.blocks + 1000 * k) for k, s in enumerate(splits)]
-        found = paired(splits, 300, seed=run)["rmse"]
+        found = paired(splits, 200, seed=run)["rmse"]
         hits += found.low <= truth <= found.high
     return hits / runs
 
@@ -137,11 +122,6 @@ def test_intervals_have_their_nominal_coverage():
     honest, naive = coverage(draw_joint=True), coverage(draw_joint=False)
     assert 0.88 <= honest <= 0.99
     assert naive < honest - 0.1, "splits that share regions are not independent"
-
-
-def test_single_block_raises():
-    with pytest.raises(InputError, match="in one block"):
-        paired(make_splits(np.random.default_rng(0), blocks=1))
 
 
 def test_scores_not_predictions_are_averaged_over_trainings():
@@ -161,155 +141,94 @@ def test_scores_not_predictions_are_averaged_over_trainings():
 # ------------------------------------------------------------------------ a folder
 
 
-def noisy(table, label, seed, training=None):
-    """Copy of a table with noise added."""
-    noise = np.random.default_rng(seed).normal(0, 30, table.vectors["satellite"].shape)
-    vectors = {view: (x + noise).astype(np.float32) for view, x in table.vectors.items()}
-    metadata = {**table.metadata, **(training.metadata() if training else {})}
-    return replace(table, label=label, metadata=metadata, vectors=vectors, hash=label * 2)
+def mean_r2(folder, systems, one, view, probe):
+    wanted = one.protocol, one.indicator, view, probe
+    rows = [row for row in read_rows(folder / "results.jsonl") if row.system in systems]
+    return np.mean([r.r2 for r in rows if (r.protocol, r.indicator, r.view, r.probe) == wanted])
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """City and its embedding table."""
-    from pipelines.common.encoders.colour_texture import ColourTextureEncoder
-    from pipelines.evaluation.embed.images import EmbedSettings, embed
-    from pipelines.evaluation.embed.sources import open_images
-    from pipelines.evaluation.embed.tables import read_embeddings
-
-    base = tmp_path_factory.mktemp("statistics")
-    dataset = str(build_toy(base / "dataset", side=12, street_views=1))
-    path = embed(
-        ColourTextureEncoder(), open_images(dataset, CITY), base, "colour_texture", EmbedSettings()
-    )
-    return open_city(dataset, CITY), read_embeddings(path)
-
-
-def probed(folder, city, tables):
-    chosen = ProbeSettings(seeds=3, probes=("ridge",), views=("satellite", "both"))
-    probe(city, tables, folder, chosen, lambda batches, **_: batches)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(place, tmp_path_factory):
-    city, table = place
-    return probed(tmp_path_factory.mktemp("r"), city, [table, noisy(table, "noisy", 0)])
-
-
-@pytest.fixture(scope="module")
-def trained(place, tmp_path_factory):
-    """Results of a table and of a system with two trainings."""
-    city, table = place
-    twice = [
-        noisy(table, f"net-s{seed}", seed, Training("net", seed, differs="noise"))
-        for seed in (0, 1)
-    ]
-    return probed(tmp_path_factory.mktemp("r"), city, [table, *twice])
-
-
-def test_compare_averages_over_the_trainings_of_a_group(trained):
-    found = compare(trained, COORDINATES, replicates=50)
-    assert {d.system for d in found} == {
-        "mean", "coordinates", "colour_texture", "net",
-        "coordinates+colour_texture", "coordinates+net",
-    }  # fmt: skip
-    rows = list(read_rows(trained / "results.jsonl"))
-    assert {row.system for row in rows} >= {"net-s0", "net-s1"}, "rows stay by training"
-
-    def mean_r2(systems, one, view, probe_name):
-        return np.mean(
-            [
-                row.r2
-                for row in rows
-                if row.system in systems
-                and (row.view, row.probe, row.protocol, row.indicator)
-                == (view, probe_name, one.protocol, one.indicator)
-            ]
-        )
-
-    checked = 0
-    for one in found:
-        if one.system == "net" and one.indicator != MEAN:
-            expected = mean_r2(("net-s0", "net-s1"), one, one.view, "ridge")
-            expected -= mean_r2(("coordinates",), one, "none", "knn")
-            assert one.intervals["r2"].estimate == pytest.approx(expected)
-            checked += 1
-    assert checked == 2 * 2 * 2
-
-
-def test_a_group_can_be_the_reference(trained):
-    to_group = compare(trained, Reference("net"), replicates=50)
-    back = compare(trained, Reference("colour_texture"), replicates=50)
-    for one in (d for d in to_group if d.system == "colour_texture"):
-        (other,) = [
-            d
-            for d in back
-            if (d.system, d.view, d.protocol, d.indicator)
-            == ("net", one.view, one.protocol, one.indicator)
-        ]
-        assert one.intervals["r2"].estimate == pytest.approx(-other.intervals["r2"].estimate)
-        assert one.intervals["r2"].low == pytest.approx(-other.intervals["r2"].high)
-    with pytest.raises(InputError, match="No system 'net-s0'"):
-        compare(trained, Reference("net-s0"))
-
-
-def test_compare_pairs_every_system_with_the_reference(folder):
-    found = compare(folder, Reference("colour_texture"), replicates=200)
+def test_compare_pairs_every_system_with_its_reference(results):
+    labels = {"net": ("net-s0", "net-s1"), "less": ("less-s0", "less-s1", "less-s7")}
+    found = compare(results, Reference("colour_texture"), replicates=100)
+    names = {"net", "less", *(f"coordinates+{one}" for one in ("colour_texture", "net", "less"))}
     assert {(d.system, d.view, d.reference_view, d.reference_probe) for d in found} == {
-        (name, view, view, "ridge")
-        for name in ("noisy", "coordinates+colour_texture", "coordinates+noisy")
-        for view in ("satellite", "both")
+        (name, view, view, "ridge") for name in names for view in ("satellite", "both")
     }
-    rows = list(read_rows(folder / "results.jsonl"))
-    averages = [d for d in found if d.indicator == MEAN]
-    assert len(averages) == 6 * 2
-    for average in averages:
-        parts = [
-            d.intervals["r2"].estimate
-            for d in found
-            if d.indicator != MEAN
-            and (d.system, d.view, d.protocol) == (average.system, average.view, average.protocol)
-        ]
-        assert len(parts) == 2
-        assert average.intervals["r2"].estimate == pytest.approx(np.mean(parts))
-        assert set(average.intervals) == {"r2"}
-    for difference in (d for d in found if d.indicator != MEAN):
-        means = [
-            np.mean(
-                [
-                    row.r2
-                    for row in rows
-                    if (row.system, row.view, row.probe, row.protocol, row.indicator)
-                    == (*who, difference.protocol, difference.indicator)
-                ]
-            )
-            for who in (
-                (difference.system, difference.view, difference.probe),
-                (difference.reference, difference.reference_view, difference.reference_probe),
-            )
-        ]
-        assert difference.splits == 3
-        assert difference.blocks > 3
-        assert difference.intervals["r2"].estimate == pytest.approx(means[0] - means[1])
-    noisy = [
-        d for d in found if d.system == "noisy" and d.protocol == "random" and d.indicator != MEAN
-    ]
-    assert noisy
-    assert all(d.intervals["r2"].high < 0 and d.intervals["rmse"].low > 0 for d in noisy)
+    parts = {}
+    for one in (d for d in found if d.indicator != MEAN):
+        who = labels.get(one.system, (one.system,))
+        if not one.system.startswith("coordinates+"):
+            expected = mean_r2(results, who, one, one.view, "ridge")
+            expected -= mean_r2(results, ("colour_texture",), one, one.view, "ridge")
+            assert one.intervals["r2"].estimate == pytest.approx(expected)
+        assert one.splits == 2
+        assert one.blocks > 3
+        key = one.system, one.view, one.protocol
+        parts.setdefault(key, []).append(one.intervals["r2"].estimate)
+        if one.system == "net" and one.protocol == "random":
+            assert one.intervals["r2"].high < 0 < one.intervals["rmse"].low
+    for one in (d for d in found if d.indicator == MEAN):
+        own = parts[one.system, one.view, one.protocol]
+        assert len(own) == 2
+        assert one.intervals["r2"].estimate == pytest.approx(np.mean(own))
+        assert set(one.intervals) == {"r2"}
+    # the other way round
+    back = compare(results, Reference("net"), replicates=100)
+    key = {"view": "both", "protocol": "block", "indicator": MEAN}
+    (there,) = [d for d in found if {"system": "net", **key}.items() <= vars(d).items()]
+    (here,) = [d for d in back if {"system": "colour_texture", **key}.items() <= vars(d).items()]
+    one, other = there.intervals["r2"], here.intervals["r2"]
+    assert (one.estimate, one.low) == pytest.approx((-other.estimate, -other.high))
 
 
-def test_coordinates_are_the_reference_of_every_view(folder):
-    found = compare(folder, COORDINATES, replicates=50)
+def test_coordinates_are_the_reference_of_every_view(results):
+    found = compare(results, COORDINATES, replicates=20)
     systems = {(d.system, d.view, d.probe) for d in found}
     assert ("mean", "none", "mean") in systems
     assert ("coordinates", "none", "gbm") in systems
-    assert ("noisy", "both", "ridge") in systems
+    assert ("net", "both", "ridge") in systems
     assert ("coordinates", "none", "knn") not in systems
 
 
-def test_unknown_reference_raises(folder, tmp_path):
-    with pytest.raises(InputError, match=r"No system 'clip'.*there are: .*colour_texture.*noisy"):
-        compare(folder, Reference("clip"))
+def test_unknown_references_raise(results, tmp_path):
+    for name in ("clip", "net-s0"):
+        with pytest.raises(InputError, match=f"No system '{name}'.*there are: .*colour_texture"):
+            compare(results, Reference(name), replicates=2)
     with pytest.raises(InputError, match="No results in"):
         compare(tmp_path, COORDINATES)
+
+
+# ------------------------------------------------------------------------ variants
+
+
+@settings(max_examples=15)
+@given(st.integers(2, 6), st.integers(2, 12), st.integers(0, 1000))
+def test_variance_of_draws_equals_that_of_the_estimate(seeds, blocks, number):
+    """The variance is s2 / S between seeds plus s2 / B between blocks."""
+    rng = np.random.default_rng(number)
+    values = rng.normal(0, 1, seeds)[:, None] + rng.normal(0, 2, blocks)
+    counts = np.concatenate([np.ones((1, blocks)), draw_blocks(blocks, 20_000, 1)])
+    drawn = values @ counts.T / blocks
+    found = draw_trainings(drawn)
+    assert found[0] == pytest.approx(values.mean())
+    expected = values.mean(1).var(ddof=1) / seeds + values.mean(0).var() / blocks
+    assert found[1:].var() == pytest.approx(expected, rel=0.08)
+    # one training, and equal ones, have the interval over blocks
+    np.testing.assert_array_equal(draw_trainings(drawn[:1]), drawn[0])
+    np.testing.assert_allclose(draw_trainings(np.repeat(drawn[:1], 3, axis=0)), drawn[0])
+
+
+def test_variants_are_paired_with_their_reference_by_seed(results):
+    found = variant_differences(results, replicates=50)
+    assert {(one.system, one.reference) for one in found} == {("less", "net")}
+    for one in found:
+        assert one.difference.estimate == pytest.approx(np.mean(one.seeds))
+        assert one.difference.low <= one.difference.estimate <= one.difference.high
+        if one.indicator != MEAN:  # seed 7 has no reference
+            expected = [
+                mean_r2(results, (f"less-s{seed}",), one, one.view, one.probe)
+                - mean_r2(results, (f"net-s{seed}",), one, one.view, one.probe)
+                for seed in (0, 1)
+            ]
+            assert one.seeds == pytest.approx(expected)
+    assert sum(one.indicator == MEAN for one in found) == 2 * 2  # protocols, views

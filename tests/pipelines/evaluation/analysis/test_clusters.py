@@ -14,7 +14,7 @@ def blobs(sizes=(20, 50, 30), dim=8, spread=0.3):
     return centres[truth] + rng.normal(0, spread, (len(truth), dim)), truth
 
 
-def test_separated_clusters_are_found_and_stable():
+def test_separated_clusters_are_found_and_stable_whatever_the_scale():
     X, truth = blobs()
     found = cluster(X)
     assert adjusted_rand_score(truth, found.labels) == 1
@@ -22,20 +22,12 @@ def test_separated_clusters_are_found_and_stable():
     assert found.silhouette > 0.8
     assert found.axes.shape == (100, 2)
     assert found.shares[0] >= found.shares[1] > 0
-
-
-def test_unclustered_data_is_unstable():
-    found = cluster(np.random.default_rng(0).normal(size=(300, 20)))
-    assert found.silhouette < 0.2
-    assert found.stability < 0.9
-
-
-def test_scale_and_constant_dimensions_do_not_matter():
-    X, _ = blobs()
     stretched = np.column_stack([X * np.geomspace(1e-3, 1e3, X.shape[1]), np.full(len(X), 7.0)])
-    found = cluster(stretched)
-    assert (cluster(X).labels == found.labels).all()
+    assert (cluster(stretched).labels == found.labels).all()
     assert np.bincount(found.labels).tolist() == [50, 30, 20], "the largest comes first"
+    noise = cluster(np.random.default_rng(0).normal(size=(300, 20)))
+    assert noise.silhouette < 0.2
+    assert noise.stability < 0.9
 
 
 def test_regions_without_an_embedding_are_dropped():
@@ -48,7 +40,6 @@ def test_regions_without_an_embedding_are_dropped():
         tables.append(EmbeddingTable("t", {}, ids, {"satellite": vectors}, "h"))
     kept, found = cluster_trainings(tables, "satellite", ids)
     assert kept == [name for name in ids if name not in ("r3", "r5")]
-    assert [len(one.labels) for one in found] == [98, 98]
     assert agreements([one.labels for one in found]) == [1]
 
 

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,16 +7,8 @@ import torch
 from torch import nn
 
 from pipelines.evaluation.analysis import efficiency
-from pipelines.evaluation.analysis.efficiency import (
-    measure,
-    measure_efficiency,
-    modules_of,
-    parameters,
-    running_modules,
-    subset,
-)
 from pipelines.evaluation.errors import InputError
-from tests.pipelines.evaluation.baselines.toy_pairs import toy_city
+from tests.pipelines.evaluation.baselines.toy_cities import toy_city
 
 
 class Net(nn.Module):
@@ -30,87 +23,55 @@ class Net(nn.Module):
 
 
 def count(modules):
-    return sum(p.numel() for p in parameters(modules))
+    return sum(p.numel() for p in efficiency.parameters(modules))
 
 
-def test_only_modules_that_run_are_counted():
+def test_counts_modules_that_run_and_modules_held_by_a_system():
     net = Net()
-    with running_modules() as seen:
+    with efficiency.running_modules() as seen:
         net(torch.zeros(1, 4))
         net(torch.zeros(1, 4))
     assert count(seen) == 10
     net.unused(torch.zeros(1, 2))
     assert count(seen) == 10, "what runs afterwards does not count"
-
-
-def test_weights_of_multihead_attention_are_counted():
     attention = nn.MultiheadAttention(4, 2)
-    with running_modules() as seen:
+    with efficiency.running_modules() as seen:
         attention(*[torch.zeros(1, 1, 4)] * 3)
     assert count(seen) == sum(p.numel() for p in attention.parameters())
-
-
-def test_modules_are_found_in_lists_and_dicts():
-    class Holder:
-        def __init__(self):
-            self.one, self.more, self.named, self.words = Net(), [Net()], {"x": Net()}, ["no"]
-
-    assert count(list(modules_of(Holder()))) == 3 * 16
-
-
-def test_a_subset_keeps_regions_and_their_images():
-    data = toy_city(num_regions=6, views=2)
-    part = subset(data, 3)
-    assert part.region_ids == data.region_ids[:3]
-    for name, view in part.views.items():
-        whole = data.views[name]
-        own = np.flatnonzero(whole.region < 3)
-        assert view.image_ids == [whole.image_ids[i] for i in own]
-        assert (view.pixels == whole.pixels[own]).all()
-        assert (view.region == whole.region[own]).all()
-    with pytest.raises(InputError, match="has 6 regions"):
-        subset(data, 7)
+    holder = SimpleNamespace(one=Net(), more=[Net()], named={"x": Net()}, words=["no"])
+    assert count(list(efficiency.modules_of(holder))) == 3 * 16
 
 
 def test_speed_counts_only_the_images_used(monkeypatch):
     monkeypatch.setattr(efficiency, "BATCHES", (1, 4))
-    data = toy_city(num_regions=6, views=2)
+    data = toy_city(3)
     calls = []
 
     def satellite_alone(part):
         calls.append(len(part.region_ids))
         return {"satellite": np.zeros((len(part.region_ids), 2))}
 
-    one, four = measure(satellite_alone, data, "cpu", 0.0)
-    assert (one.regions, one.images, four.regions, four.images) == (1, 1, 4, 4)
+    one, four = efficiency.measure(satellite_alone, data, "cpu", 0.0)
+    assert [(s["regions"], s["images"]) for s in (one, four)] == [(1, 1), (4, 4)]
     assert calls == [1] * 4 + [4] * 4, "one to warm up, three that count"
-    fused, _ = measure(lambda part: {"both": np.zeros((1, 2))}, data, "cpu", 0.0)
-    assert fused.images == 3, "a tile and two street views"
+    fused, _ = efficiency.measure(lambda part: {"both": np.zeros((1, 2))}, data, "cpu", 0.0)
+    assert fused["images"] == 3, "a tile and two street views"
+    part, street = efficiency.subset(data, 3), data.views["street_view"]
+    assert part.region_ids == data.region_ids[:3]
+    np.testing.assert_array_equal(part.views["street_view"].pixels, street.pixels[:6])
+    assert part.views["street_view"].region.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("efficiency")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(efficiency, "BATCHES", (1, 4))
-    patch.setattr(efficiency, "load_region_data", lambda *_: toy_city(num_regions=8, views=1))
-    said = []
-    measure_efficiency(folder, "toy", "toyville", ["tile2vec", "urbanclip"],
+def test_trainable_and_inference_parameters_are_counted(monkeypatch, tmp_path):
+    monkeypatch.setattr(efficiency, "load_region_data", lambda *_: toy_city(3, views=1))
+    with pytest.raises(InputError, match="quarters has 9 regions; a batch of 128"):
+        efficiency.measure_efficiency(tmp_path, "toy", "quarters", ["tile2vec"])
+    monkeypatch.setattr(efficiency, "BATCHES", (1, 4))
+    said: list[str] = []
+    efficiency.measure_efficiency(tmp_path, "toy", "quarters", ["tile2vec", "urbanclip"],
                        min_seconds=0.0, log=said.append)  # fmt: skip
-    patch.undo()
-    return folder, said
-
-
-def test_trainable_and_inference_parameters_are_counted(measured):
-    folder, said = measured
-    tile2vec, urbanclip = json.loads((folder / "efficiency.json").read_text())["systems"]
+    tile2vec, urbanclip = json.loads((tmp_path / "efficiency.json").read_text())["systems"]
     assert tile2vec["trainable"] == tile2vec["inference"] == tile2vec["total"]
     # the text encoder and the decoder are used in training only
     assert urbanclip["inference"] < urbanclip["trainable"] <= urbanclip["total"]
     assert len(said) == 2
-
-
-def test_city_smaller_than_the_batch_raises(monkeypatch, tmp_path):
-    monkeypatch.setattr(efficiency, "load_region_data", lambda *_: toy_city(num_regions=8))
-    with pytest.raises(InputError, match="toyville has 8 regions; a batch of 128"):
-        measure_efficiency(tmp_path, "toy", "toyville", ["tile2vec"])

@@ -33,8 +33,7 @@ def test_morans_i_separates_clustered_and_scattered_errors():
 
 def test_morans_i_drops_missing_and_needs_enough_residuals():
     xy = np.random.default_rng(2).uniform(0, 1e4, (60, 2))
-    residual = np.arange(60.0)
-    residual[30:] = np.nan
+    residual = np.where(np.arange(60) < 30, np.arange(60.0), np.nan)
     assert morans_i(xy, residual).value == morans_i(xy[:30], residual[:30]).value
     assert morans_i(xy[:29], residual[:29]) is None
     assert morans_i(xy, np.zeros(60)) is None

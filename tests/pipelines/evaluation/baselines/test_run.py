@@ -1,10 +1,10 @@
-"""`evaluate.py baseline`: from a dataset folder to an embedding table."""
+"""`evaluate.py baseline`: recipes, and from a dataset folder to an embedding table."""
 
 import numpy as np
 import pytest
 
-from dataset_builders.synthetic import build_dataset
-from pipelines.evaluation.baselines import run, tile2vec
+from pipelines.evaluation.baselines import registry, tile2vec
+from pipelines.evaluation.baselines.registry import SIZES, SYSTEMS, make, read_settings
 from pipelines.evaluation.baselines.run import run_baseline
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.embed.tables import read_embeddings
@@ -12,18 +12,11 @@ from pipelines.evaluation.errors import InputError
 from tests.pipelines.evaluation.toy import CITY, build_toy
 
 TINY = {"image_size": 32, "widths": [8, 16], "depths": [1, 1], "epochs": 1}
-WORDS = [f"{key}={value}" for key, value in TINY.items()]
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    return build_toy(tmp_path_factory.mktemp("toy") / "dataset", side=5)
-
-
-@pytest.fixture(scope="module")
-def town(tmp_path_factory):
-    root = tmp_path_factory.mktemp("town")
-    return build_dataset(root, ["oldgate"], 4, 1, num_workers=1)
+    return build_toy(tmp_path_factory.mktemp("toy") / "dataset", side=4)
 
 
 def _run(toy, output, **options):
@@ -31,142 +24,122 @@ def _run(toy, output, **options):
     return run_baseline("tile2vec", "cpu", str(toy), CITY, output, **arguments)
 
 
-def test_the_table_holds_vectors_and_says_how_they_were_made(toy, tmp_path):
+@pytest.mark.parametrize("size", SIZES)
+def test_every_recipe_makes_its_system(size):
+    assert sorted(path.stem for path in registry.RECIPES.glob("*.yaml")) == sorted(SYSTEMS)
+    for name in SYSTEMS:
+        system, other = (make(name, size, seed=seed) for seed in (3, 4))
+        assert other.fingerprint != system.fingerprint
+        if not name.startswith("urban"):
+            assert any("Another size" in one for one in system.provenance.differs) == (
+                size == "cpu"
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "overrides", "message"),
+    [
+        ("zzz", "cpu", {}, "no system 'zzz'. There are: musecl-nomob, "),
+        ("remoteclip", "cpu", {}, "frozen encoder.*embed --encoder BiliSakura"),
+        ("tile2vec", "huge", {}, "--size must be one of paper, cpu, got 'huge'"),
+        ("tile2vec", "cpu", {"view": "thermal"}, "`view` must be one of .*got 'thermal'"),
+        ("tile2vec", "cpu", {"depths": [1]}, "one number per stage"),
+        ("pg-simclr", "cpu", {"positives": ["poi", "poi"]}, "each once; got"),
+        ("urbanclip", "cpu", {"batch_size": 1}, "batch_size must be at least 2, got 1"),
+    ],
+)
+def test_invalid_settings_raise(name, size, overrides, message):
+    with pytest.raises(InputError, match=message):
+        make(name, size, **overrides)
+
+
+def test_invalid_recipes_raise(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "RECIPES", tmp_path)
+    for recipe, message in (
+        ("{cpu: {}, paper: {batch_sise: 3}}", r"tile2vec\.yaml.*'batch_sise'.*'batch_size'"),
+        ("{cpu: {}, papr: {}}", r"'papr'.* Did you mean 'paper'"),
+    ):
+        (tmp_path / "tile2vec.yaml").write_text(recipe)
+        with pytest.raises(InputError, match=message):
+            read_settings("tile2vec", "paper")
+
+
+def test_table_has_vectors_and_provenance_and_is_kept(toy, tmp_path, monkeypatch):
     path = _run(toy, tmp_path)
     assert path == tmp_path / CITY / "tile2vec.parquet"
     table = read_embeddings(path)
     assert table.label == "tile2vec"
     assert table.has("satellite").all()
     assert not table.has("street_view").any()
-    assert table.matrix("satellite").shape == (25, 16)
+    assert table.matrix("satellite").shape == (16, 16)
     metadata = table.metadata
     assert metadata["uses"] == ["coordinates", "satellite"]
     assert metadata["pretrained"] == "random weights"
     assert metadata["synthetic"] is True
     assert metadata["settings"]["widths"] == [8, 16]
-    assert metadata["seed"] == 0
-    assert metadata["images"] == {"satellite": 25}
-    assert metadata["seconds"] > 0
+    assert metadata["images"] == {"satellite": 16}
     assert "equation 1" in metadata["provenance"]["source"]
-    differs = metadata["provenance"]["differs"]
-    assert len(differs) == 4
-    assert "images of 32 pixels, not 224; a ResNet of widths (8, 16)" in differs[-1]
-
-
-def test_a_second_run_computes_nothing(toy, tmp_path, monkeypatch):
-    path = _run(toy, tmp_path)
+    assert "images of 32 pixels, not 224" in metadata["provenance"]["differs"][-1]
+    # another label beside it, another seed in its place
+    labelled = read_embeddings(_run(toy, tmp_path, label="other"))
+    assert labelled.hash == table.hash
+    lines: list[str] = []
+    other = read_embeddings(_run(toy, tmp_path, seed=1, log=lines.append))
+    assert "will be replaced" in lines[0]
+    assert other.hash != table.hash
     before = path.read_bytes(), path.stat().st_mtime_ns
 
     def forbidden(self, data):
-        raise AssertionError("it was fitted again")
+        raise AssertionError("fitted again")
 
     monkeypatch.setattr(tile2vec.SYSTEM, "fit", forbidden)
-    lines: list[str] = []
-    assert _run(toy, tmp_path, log=lines.append) == path
+    assert _run(toy, tmp_path, seed=1, log=lines.append) == path
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert "already exists" in lines[0]
-    for change in ({"seed": 1}, {"overrides": {**TINY, "margin": 5.0}}):
-        with pytest.raises(AssertionError, match="fitted again"):
-            _run(toy, tmp_path, **change)
+    assert "already exists" in lines[-1]
+    with pytest.raises(AssertionError, match="fitted again"):
+        _run(toy, tmp_path, seed=1, overrides={**TINY, "margin": 5.0})
 
 
-def test_another_seed_replaces_the_table_and_a_label_stands_beside(toy, tmp_path):
-    first = read_embeddings(_run(toy, tmp_path))
-    lines: list[str] = []
-    second = read_embeddings(_run(toy, tmp_path, seed=1, log=lines.append))
-    assert "will be replaced" in lines[0]
-    assert second.hash != first.hash
-    assert second.metadata["fingerprint"] != first.metadata["fingerprint"]
-    labelled = _run(toy, tmp_path, label="tile2vec-seed0")
-    assert labelled.name == "tile2vec-seed0.parquet"
-    assert read_embeddings(labelled).hash == first.hash
-
-
-def test_a_file_that_is_no_table_is_not_replaced(toy, tmp_path):
-    path = tmp_path / CITY / "tile2vec.parquet"
-    path.parent.mkdir()
-    path.write_bytes(b"no table")
-    with pytest.raises(InputError, match="is no embedding table: move it away"):
-        _run(toy, tmp_path)
-    assert path.read_bytes() == b"no table"
-
-
-def test_systems_share_the_decoded_pixels(toy, tmp_path):
-    _run(toy, tmp_path, cache_dir=tmp_path / "pixels")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pixels").rglob("*.npy")}
-    run_baseline(
-        "simclr-adjacency",
-        "cpu",
-        str(toy),
-        CITY,
-        tmp_path,
-        cache_dir=tmp_path / "pixels",
-        overrides={**TINY, "simclr_epochs": 1},
-        log=lambda line: None,
-    )
-    assert len(before) == 2
-    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "pixels").rglob("*.npy")}
-
-
-def test_a_fused_system_has_one_vector_of_both_views_and_says_it_saw_poi(town, tmp_path):
-    overrides = {**TINY, "dim": 8, "num_triplets": 32, "satellite_epochs": 1}
-    overrides |= {"street_view_epochs": 1, "fusion_epochs": 1}
-    del overrides["epochs"]
-    path = run_baseline("musecl-nomob", "cpu", str(town), "oldgate", tmp_path, overrides=overrides)
-    table = read_embeddings(path)
-    assert table.matrix("both").shape == (16, 8)
-    assert table.has("both").all()
-    assert not table.has("satellite").any()
-    assert table.metadata["uses"] == ["poi", "satellite", "street_view"]
-    assert table.metadata["encoder"] == "musecl-nomob"
-
-
-def test_synthetic_points_of_interest_reach_pg_simclr(town, tmp_path, capsys):
-    words = [*WORDS, "simclr_epochs=1"]
-    flags = ["--dataset_name", str(town), "--city", "oldgate", "--output_dir", str(tmp_path)]
-    status = main(
-        ["baseline", "--system", "pg-simclr", *flags, "--settings", *words, "--device", "cpu"]
-    )
-    assert status == 0
-    told = capsys.readouterr().out
-    assert "16 regions, 32 dimensions" in told
-    assert "uses coordinates, poi, satellite" in told
-    metadata = read_embeddings(tmp_path / "oldgate" / "pg-simclr.parquet").metadata
-    assert metadata["uses"] == ["coordinates", "poi", "satellite"]
-    assert metadata["settings"]["widths"] == [8, 16]
-
-
-def test_vectors_that_are_missing_are_no_table(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        tile2vec.SYSTEM,
-        "encode",
-        lambda self, data: {"satellite": np.full((25, 4), np.nan, dtype=np.float32)},
-    )
-    with pytest.raises(run.InputError, match="no satellite vector for 25 regions, but 0 have"):
+def test_missing_vectors_raise(toy, tmp_path, monkeypatch):
+    missing = {"satellite": np.full((16, 4), np.nan, dtype=np.float32)}
+    monkeypatch.setattr(tile2vec.SYSTEM, "encode", lambda self, data: missing)
+    with pytest.raises(InputError, match="no satellite vector for 16 regions, but 0 have"):
         _run(toy, tmp_path)
     assert not (tmp_path / CITY).exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
+def test_command_fits_a_system_that_uses_points_of_interest(tmp_path, capsys):
+    from dataset_builders.synthetic import build_dataset
+
+    town = build_dataset(tmp_path / "town", ["oldgate"], 3, 1, num_workers=1)
+    words = [f"{key}={value}" for key, value in TINY.items()]
+    flags = ["--dataset_name", str(town), "--city", "oldgate", "--output_dir", str(tmp_path)]
+    flags += ["--device", "cpu", "--settings", *words]
+    assert main(["baseline", "--system", "tile2vec", *flags]) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "pixels").rglob("*.npy")}
+    assert len(before) == 2
+    assert main(["baseline", "--system", "pg-simclr", *flags, "simclr_epochs=1"]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "pixels").rglob("*.npy")}
+    told = capsys.readouterr().out
+    assert "9 regions, 32 dimensions" in told
+    assert "uses coordinates, poi, satellite" in told
+    metadata = read_embeddings(tmp_path / "oldgate" / "pg-simclr.parquet").metadata
+    assert metadata["uses"] == ["coordinates", "poi", "satellite"]
+
+
+def test_command_rejects_invalid_flags(toy, tmp_path, capsys):
+    given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
+    for flags, message in (
         ([], "--system is missing"),
         (["--system", "tile2vek"], "Did you mean 'tile2vec'"),
         (["--system", "tile2vec", "--settings", "margin"], "--settings takes key=value"),
         (["--system", "tile2vec", "--settings", "margn=3"], "Did you mean 'margin'"),
-        (["--system", "tile2vec", "--label", "a/b"], "--label must be made of letters"),
-        (["--system", "tile2vec", "--seed", "-1"], "--seed must be at least 0"),
-        (["--system", "tile2vec", "--size", "big"], "invalid choice: 'big'"),
-        (["--system", "pg-simclr"], "Use --system simclr-adjacency instead"),
-    ],
-)
-def test_the_command_tells_what_is_wrong(toy, tmp_path, capsys, flags, message):
-    given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
-    assert main(["baseline", *given, *flags]) == 2
-    assert message in capsys.readouterr().err
+    ):
+        assert main(["baseline", *given, *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
-def test_a_frozen_encoder_is_embedded_under_its_label(toy, tmp_path, tiny_model_dir):
+def test_frozen_encoders_are_embedded_under_their_label(toy, tmp_path, tiny_model_dir):
     given = ["--dataset_name", str(toy), "--city", CITY, "--output_dir", str(tmp_path)]
     folder = ["--settings", f"model_name_or_path={tiny_model_dir}", "--device", "cpu"]
     assert main(["baseline", "--system", "clip", *given, *folder]) == 0
@@ -181,12 +154,3 @@ def test_a_frozen_encoder_is_embedded_under_its_label(toy, tmp_path, tiny_model_
     assert clip.hash == same.hash != drawn.hash
     assert drawn.metadata["random_init"]
     assert main(["baseline", "--system", "clip", *given, "--settings", "width=3"]) == 2
-
-
-def test_help_of_the_command_teaches(capsys):
-    with pytest.raises(SystemExit):
-        main(["baseline", "--help"])
-    told = capsys.readouterr().out
-    assert "python evaluate.py baseline --system tile2vec" in told
-    assert "that override the recipe" in " ".join(told.split())
-    assert "urbanvlp-nocoord" in told

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import matplotlib.image
@@ -8,73 +9,49 @@ import pytest
 from pipelines.evaluation.report.frame import CityResults
 from pipelines.evaluation.report.other_results import (
     efficiency_section,
-    matrix,
-    read_transfer,
     retrieval_table,
     transfer_section,
     zero_shot_table,
 )
-
-CITIES = ("north", "south")
-SHIFT = {"population": 0.0, "gdp": 0.2}
+from pipelines.evaluation.report.rendering import Figure, Table
 
 
-def lines():
-    for seed in (0, 1):
-        for source in (*CITIES, "north+south"):
-            for target in CITIES:
-                for protocol in ("city", "city-encoder"):
-                    if protocol == "city" and target in source.split("+"):
-                        continue
-                    for indicator, shift in SHIFT.items():
-                        value = 0.3 + shift + 0.1 * seed + 0.05 * (source == target)
-                        yield {
-                            "protocol": protocol, "within": "", "source": source,
-                            "target": target, "group": "net", "system": f"net-s{seed}",
-                            "view": "satellite", "probe": "mlp", "indicator": indicator,
-                            "synthetic": True, "r2": value, "r2_sd": 0.01,
-                        }  # fmt: skip
+def transfer_rows():
+    for seed, source, target, protocol, indicator in itertools.product(
+        (0, 1), ("north", "south", "north+south"), ("north", "south"), ("city", "city-encoder"),
+        ("population", "gdp"),
+    ):  # fmt: skip
+        if protocol == "city-encoder" or target not in source.split("+"):
+            row = {"protocol": protocol, "source": source, "target": target, "group": "net"}
+            row |= {"system": f"net-s{seed}", "view": "satellite", "probe": "mlp"}
+            row |= {"indicator": indicator, "synthetic": True}
+            value = 0.3 + 0.2 * (indicator == "gdp") + 0.1 * seed + 0.05 * (source == target)
+            yield {**row, "r2": value}
 
 
-@pytest.fixture
-def transfer(tmp_path):
-    pd.DataFrame(lines()).to_csv(tmp_path / "transfer.csv", index=False)
-    return read_transfer(tmp_path)
-
-
-def colours(path):
-    pixels = matplotlib.image.imread(path)
-    return len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0))
-
-
-def test_trainings_and_indicators_are_averaged(transfer):
-    wide = matrix(transfer[transfer["protocol"] == "city-encoder"])
-    assert wide.index.tolist() == ["north", "south", "north+south"]
-    # 0.3 + 0.1 (indicators) + 0.05 (seeds) + 0.05 (source is target)
-    assert wide.loc["north", "north"] == pytest.approx(0.5)
-    assert wide.loc["north", "south"] == pytest.approx(0.45)
-    assert matrix(transfer[transfer["protocol"] == "city-encoder"], "gdp").loc[
-        "south", "north"
-    ] == pytest.approx(0.55)
-    assert np.isnan(matrix(transfer[transfer["protocol"] == "city"]).loc["north", "north"])
-    assert transfer["trainings"].unique() == [2]
-
-
-def test_each_transfer_protocol_has_a_table_and_figures(transfer, tmp_path):
-    section = transfer_section(transfer, tmp_path, "figures")
-    tables = {table.name: table.frame() for table in section.tables()}
+def test_transfer_is_averaged_over_trainings_and_indicators(tmp_path):
+    output = tmp_path / "results"
+    assert transfer_section(output) is None
+    (tmp_path / "transfer" / "results").mkdir(parents=True)
+    path = tmp_path / "transfer" / "results" / "transfer.csv"
+    pd.DataFrame(transfer_rows()).to_csv(path, index=False)
+    section = transfer_section(output)
+    assert "Mean over 2 training seeds" in section.blocks[0]
+    tables = {table.name: table.frame() for table in section.all(Table)}
     assert list(tables) == ["transfer-city-encoder", "transfer-city"]
-    home = tables["transfer-city-encoder"].iloc[0].tolist()
-    assert home == ["net", "satellite", "MLP", "North", pytest.approx(0.5), pytest.approx(0.45)]
+    # 0.3 + 0.1 (indicators) + 0.05 (seeds) + 0.05 (source is target)
+    home = tables["transfer-city-encoder"]
+    expected = ["net", "satellite", "MLP", "North", pytest.approx(0.5), pytest.approx(0.45)]
+    assert home.iloc[0].tolist() == expected
+    assert home["trained in"].tolist() == ["North", "South", "North + South"]
     assert tables["transfer-city"]["trained in"].tolist() == ["North", "South"]
-    figures = {figure.path: figure.title for figure in section.figures()}
-    assert set(figures) == {
-        f"figures/transfer-{protocol}-net{view}.png"
-        for protocol in ("city", "city-encoder")
-        for view in ("", "-satellite")
-    }
+    assert tables["transfer-city"].loc[0, "North"] is None
+    figures = {figure.path: figure.title for figure in section.all(Figure)}
+    assert set(figures) == {f"figures/transfer-{one}-net.png" for one in ("city", "city-encoder")}
     assert all("synthetic" in title for title in figures.values())
-    assert all(colours(tmp_path / path) > 50 for path in figures)
+    for path in figures:
+        pixels = matplotlib.image.imread(output / path)
+        assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
 
 
 @pytest.fixture
@@ -93,9 +70,9 @@ def test_retrieval_table_shows_chance(town, tmp_path):
     names = ("image_to_text", "text_to_image", "text_to_region")
     found = {"name": "net", "view": "satellite", "directions": dict.fromkeys(names, own)}
     path = tmp_path / "retrieval" / "town" / "retrieval-satellite-net.json"
-    assert retrieval_table(tmp_path / "results", town) is None
+    assert retrieval_table(town) is None
     path.write_text(json.dumps(found))
-    table = retrieval_table(tmp_path / "results", town)
+    table = retrieval_table(town)
     assert "synthetic" in table.title
     first = table.frame().iloc[0]
     assert first.iloc[:3].tolist() == ["net", "satellite", "image → text"]
@@ -111,7 +88,7 @@ def test_zero_shot_table_shows_shuffled_labels(town, tmp_path):
     lone = {**one, "low": None, "high": None, "blocks": 1}
     path = tmp_path / "results" / "town" / "zero-shot-net.json"
     path.write_text(json.dumps({"model": "net", "agreement": [one, lone]}))
-    shown = zero_shot_table(tmp_path / "results", town).markdown().splitlines()
+    shown = zero_shot_table(town).markdown().splitlines()
     assert "**+0.300 \\[+0.100, +0.500\\]**" in shown[2]
     assert "-0.20 to +0.20" in shown[2]
     assert "| +0.300 " in shown[3], "one block gives no interval"
@@ -123,13 +100,11 @@ def test_efficiency_table_shows_measurements(tmp_path):
            "inference": 900, "speeds": speeds}  # fmt: skip
     where = {"device": "A", "cores": 2, "threads": 1, "clock": "processor time", "load": 0.1,
              "torch": "2", "precision": "float32"}  # fmt: skip
-    assert efficiency_section(tmp_path, tmp_path, "figures") is None
+    assert efficiency_section(tmp_path / "r") is None
     measured = {"systems": [one, {**one, "system": "other"}], "machine": where}
     (tmp_path / "efficiency.json").write_text(json.dumps(measured))
-    section = efficiency_section(tmp_path, tmp_path, "figures")
-    (table,) = section.tables()
+    (table,) = efficiency_section(tmp_path / "r").all(Table)
     first = table.frame().iloc[0]
     assert first["parameters total"] == 1000
     assert first["batch of 1 region images/s"] == pytest.approx(6)
     assert first["batch of 128 regions regions/s"] == pytest.approx(2)
-    assert colours(tmp_path / "figures" / "efficiency.png") > 50

@@ -2,14 +2,11 @@ import csv
 import html
 import math
 import re
-from html.parser import HTMLParser
 
-import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.evaluation.report.rendering import (
-    Bullets,
     Figure,
     Section,
     Table,
@@ -36,31 +33,14 @@ def make_table(name="t", system=NASTY):
     )  # fmt: skip
 
 
-class Cells(HTMLParser):
-    """Texts of all cells, and the set of tags."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.cells, self.tags, self._inside = [], set(), False
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        if tag in ("td", "th"):
-            self._inside = True
-            self.cells.append("")
-
-    def handle_endtag(self, tag):
-        self._inside &= tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self._inside:
-            self.cells[-1] += data
+def cells(page):
+    found = re.findall("<t[hd](?: [^>]*)?>(.*?)</t[hd]>", page, re.DOTALL)
+    return [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in found]
 
 
 def test_html_escapes_names_and_marks_bold():
     page = make_table().html()
-    assert Cells(page).cells == [
+    assert cells(page) == [
         "", "=one", "", "system", "gdp", "gdp",
         NASTY, "0.123 ± 0.010", "-0.500 [-0.600, -0.400]",
         "b", "0.900", "+0.100 [-0.100, +0.200]",
@@ -70,13 +50,15 @@ def test_html_escapes_names_and_marks_bold():
     assert re.findall("<strong>(.*?)</strong>", page) == ["0.900", "-0.500"][::-1]
 
 
+@settings(max_examples=30)
 @given(st.text())
 def test_html_round_trips_any_text(text):
-    # parsers normalise line ends, and unprintable characters are replaced
+    # unprintable characters are replaced
     text = re.sub(r"[^\t\n -~\xa0-\u2027]", "", text)
-    found = Cells(make_table(system=text).html())
-    assert found.cells[6] == text
-    assert found.tags <= {"table", "thead", "tbody", "tr", "th", "td", "span", "em", "strong"}
+    page = make_table(system=text).html()
+    assert cells(page)[6] == text
+    tags = {"table", "thead", "tbody", "tr", "th", "td", "span", "em", "strong"}
+    assert set(re.findall("</?([^ >]*)", page)) <= tags
 
 
 def test_markdown_marks_bold_and_keeps_columns():
@@ -88,14 +70,14 @@ def test_markdown_marks_bold_and_keeps_columns():
     assert lines[5].split("|")[1].strip() == "*n test*"
 
 
-def test_the_files_hold_the_same_report(tmp_path):
-    figure = Figure("figures/a.png", "A [picture]", "Seen.")
-    nested = Section("Part & `code`", [Bullets(["one"]), figure, "**Mind** <b>this</b>."])
+def test_html_markdown_and_csv_hold_the_same_report(tmp_path):
+    figure = Figure("figures/a.png", "A [figure]", "Seen.")
+    nested = Section("Part & `code`", [["one"], figure, "**Mind** <b>this</b>."])
     folded = Section("More", [make_table("inner")], folded=True)
     report = Section("<Title>", [make_table(), nested, folded])
     write_report_files(report, "**Simulated** & more", tmp_path)
     text, page = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
-    assert "![A (picture)](figures/a.png)" in text
+    assert "![A (figure)](figures/a.png)" in text
     assert text.count("**Scores (synthetic)**") == 2
     assert "<title>&lt;Title&gt;</title>" in page
     assert '<p class="banner"><strong>Simulated</strong> &amp; more</p>' in page
@@ -105,18 +87,9 @@ def test_the_files_hold_the_same_report(tmp_path):
     assert "default-src 'none'" in page
     assert "<script" not in page
     assert html.escape(NASTY) in page
-    files = {path.name: path for path in (tmp_path / "tables").iterdir()}
-    assert set(files) == {"inner.csv", "t.csv"}
-    header, first, *_, last = csv.reader(files["t.csv"].open())
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"inner.csv", "t.csv"}
+    header, first, *_, last = csv.reader((tmp_path / "tables" / "t.csv").open())
     names = ["system", "'=one gdp", "'=one gdp sd", "gdp", "gdp low", "gdp high"]
     assert header == names, "no formula"
     assert first == [NASTY, "0.12345", "0.01", "-0.5", "-0.6", "-0.4"], "unrounded"
     assert last == ["n test", "180", *[""] * 4]
-
-
-@pytest.mark.parametrize(
-    ("value", "form", "text"),
-    [(-0.5, ".3f", "-0.500"), (4584, ",.0f", "4,584"), (None, ".3f", "–"), (math.inf, ".3f", "–")],
-)
-def test_numbers_are_rounded_and_missing_is_a_dash(value, form, text):
-    assert numbers("x", [value], form).text == [text]
