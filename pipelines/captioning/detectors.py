@@ -35,9 +35,6 @@ class Owlv2Detector:
         model: Hub id or folder.
         revision: Revision of the weights.
         device: Torch device; the first GPU, or the CPU, by default.
-
-    Attributes:
-        revision: Version of model and rules.
     """
 
     def __init__(self, model: str = OWLV2, revision: str = "main", device: str | None = None):

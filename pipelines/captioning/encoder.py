@@ -78,16 +78,13 @@ class SentenceEncoder:
 
 
 class PhraseCache:
-    """LRU cache of phrase embeddings.
+    """Thread-safe LRU cache of phrase embeddings; `revision` is that of the encoder.
 
-    Thread-safe; phrases that several threads request while it is busy share a batch.
+    Phrases that several threads request while it is busy share a batch.
 
     Args:
         encode: Function from phrases to vectors; each vector must depend on its phrase only.
         max_phrases: Maximum number of cached phrases; each takes 1.5 kB at 384 dimensions.
-
-    Attributes:
-        revision: Revision of the encoder.
     """
 
     def __init__(self, encode: Encode, max_phrases: int = 100_000):

@@ -28,13 +28,7 @@ ReadImages = Callable[[frozenset[str]], Iterable[SourceImage]]
 
 @dataclass(frozen=True)
 class Example:
-    """An image in the gallery.
-
-    Attributes:
-        image_id: Id of the image.
-        why: Reason for showing it.
-        candidates: Candidates, best first.
-    """
+    """An image in the gallery, the reason for showing it, and its candidates, best first."""
 
     image_id: str
     why: str
@@ -47,29 +41,10 @@ class Example:
         return {box: number for number, box in enumerate(found, 1)}
 
 
-@dataclass(frozen=True)
-class Thumbnail:
-    """Reduced copy as a data URL; width and height of the original in pixels."""
-
-    address: str
-    width: int
-    height: int
-
-
 def write_gallery(
-    path: Path,
-    examples: Sequence[Example],
-    images: ReadImages,
-    summary: Mapping[str, Any],
+    path: Path, examples: Sequence[Example], images: ReadImages, summary: Mapping[str, Any]
 ) -> None:
-    """Write the HTML page.
-
-    Args:
-        path: Path of the HTML file.
-        examples: Images to show.
-        images: Function that yields the images with given ids.
-        summary: Summary of the run, see `report.examine`.
-    """
+    """Write the HTML page; `summary` is that of `report.examine`."""
     environment = page_environment(__package__)
     environment.filters["readable"] = lambda code: code.replace("_", " ")
     environment.filters["shown"] = _shown
@@ -85,10 +60,13 @@ def write_gallery(
         temporary.write_text(page, encoding="utf-8")
 
 
-def _thumbnails(examples: Iterable[Example], images: ReadImages) -> dict[str, Thumbnail]:
-    """Thumbnails by image hash, since two tables may use the same id for different images."""
+def _thumbnails(examples: Iterable[Example], images: ReadImages) -> dict[str, dict[str, Any]]:
+    """Reduced copies as data URLs, with the size of the original.
+
+    By image hash, since two tables may use the same id for different images.
+    """
     waiting = {one.candidates[0].image_sha256: one.image_id for one in examples}
-    found: dict[str, Thumbnail] = {}
+    found: dict[str, dict[str, Any]] = {}
     for source in images(frozenset(waiting.values())):
         if waiting.pop(source.sha256, None) is None:
             continue
@@ -96,10 +74,10 @@ def _thumbnails(examples: Iterable[Example], images: ReadImages) -> dict[str, Th
             image = decode_image(source.data)
         except BadImageError:
             continue
-        width, height = image.size
+        size = {"width": image.width, "height": image.height}
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         encoded = base64.b64encode(encode_image(image, "JPEG", JPEG_QUALITY)).decode("ascii")
-        found[source.sha256] = Thumbnail(f"data:image/jpeg;base64,{encoded}", width, height)
+        found[source.sha256] = size | {"address": f"data:image/jpeg;base64,{encoded}"}
         if not waiting:  # do not read the rest of a large dataset
             break
     return found

@@ -16,9 +16,8 @@ import importlib
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import MissingDependencyError
 from .records import SceneGraph
@@ -51,8 +50,7 @@ POINTERS = frozenset(_POINTERS.split())
 PRONOMINAL = frozenset({"other", "one", "some"})
 
 
-@dataclass(frozen=True)
-class Attribute:
+class Attribute(NamedTuple):
     """An attribute of a noun; `noun` and `token` are spaCy tokens."""
 
     noun: Any
@@ -65,9 +63,6 @@ class SpacyParser:
 
     Args:
         batch_size: Number of sentences per batch; does not affect the graphs.
-
-    Attributes:
-        revision: Version of model and rules.
     """
 
     def __init__(self, batch_size: int = 64):

@@ -35,11 +35,8 @@ class InputShard:
     Attributes:
         name: Name, unique in the run and usable as a folder name.
         table: Config name of the table, `<city>-<view>`.
-        view: "street_view" or "satellite".
-        kind: "dataset" or "folder".
         source: Parquet file, or folder.
-        start: Index of the first row or file.
-        count: Number of rows or files.
+        start: Index of the first of `count` rows or files.
         stamp: Value that changes when the images may have changed.
     """
 

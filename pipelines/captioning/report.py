@@ -5,7 +5,6 @@ import heapq
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,25 +26,8 @@ GALLERY_SHARES = {"without a caption": 0.4, "lowest consensus": 0.3, "random sam
 MARKUP = re.compile(r"[\\`*\[\]<>|#&!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Summary of a run.
-
-    Attributes:
-        summary: Statistics of the run and of each model.
-        examples: Images to show, as the index of their table and their id, with the reason.
-    """
-
-    summary: dict[str, Any]
-    examples: dict[tuple[int, str], str]
-
-
 def report_run(recipe: Recipe) -> Path:
-    """Write the report of the finished shards of a run.
-
-    Returns:
-        Path of report.md.
-    """
+    """Write the report of the finished shards of a run, and return the path of report.md."""
     finished = finished_shards(recipe)
 
     def images(wanted: frozenset[str]) -> Iterator[SourceImage]:
@@ -75,24 +57,21 @@ def write_report(
     synthetic: bool = False,
     gallery_size: int = 48,
 ) -> Path:
-    """Write report.md, report.json and gallery.html.
+    """Write report.md, report.json and gallery.html, see `examine`, and return report.md's path.
 
     Args:
         output_dir: Folder of the report; created if missing.
-        parts: Tables of candidates; the rows of an image are adjacent.
+        parts: Tables of candidates.
         rejects: Tables of rejects.
         images: Function that yields the images with given ids.
         title: Title of the report.
         synthetic: Whether images or models are simulated; stated in the report and the gallery.
         gallery_size: Number of images in the gallery; 0 for no gallery.
-
-    Returns:
-        Path of report.md.
     """
-    found = examine(parts, rejects, gallery_size)
-    summary = {"title": title, "synthetic": synthetic, **found.summary}
+    found, chosen = examine(parts, rejects, gallery_size)
+    summary = {"title": title, "synthetic": synthetic, **found}
     if gallery_size:
-        examples = _read_examples(parts, found.examples)
+        examples = _read_examples(parts, chosen)
         write_gallery(output_dir / "gallery.html", examples, images, summary)
     write_json(output_dir / "report.json", summary)
     environment = page_environment(__package__)
@@ -107,13 +86,17 @@ def write_report(
 
 def examine(
     parts: Sequence[Path], rejects: Sequence[Path] = (), gallery_size: int = 48
-) -> Findings:
+) -> tuple[dict[str, Any], dict[tuple[int, str], str]]:
     """Summarise a run and choose images for the gallery, in constant memory.
 
     Args:
         parts: Tables of candidates; the rows of an image are adjacent.
         rejects: Tables of rejects.
         gallery_size: Number of images to choose.
+
+    Returns:
+        Statistics of the run and of each model; and images to show, as the index of their table
+        and their id, with the reason.
     """
     views, words = Counter[str](), Counter[int]()
     models: defaultdict[str, _ModelTally] = defaultdict(_ModelTally)
@@ -144,7 +127,7 @@ def examine(
         "models": [models[name].summary(name, captioned) for name in sorted(models)],
         "rejects": _sorted(Counter(f"{one.stage}: {one.reason}" for one in listed)),
     }
-    return Findings(summary, _choices(ranked, gallery_size))
+    return summary, _choices(ranked, gallery_size)
 
 
 class _ModelTally:

@@ -13,22 +13,15 @@ from tqdm.auto import tqdm
 
 from .inputs import InputShard, list_shards
 from .kit import Kit, open_kit
-from .ledger import Ledger, ShardFolder
+from .ledger import Ledger, ShardFolder, fingerprint
 from .on_ray import caption_on_ray
 from .recipe import Recipe
-from .worker import Worker, done_mark
+from .worker import Worker
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Progress of a run.
-
-    Attributes:
-        images: Number of images.
-        shards: Number of shards.
-        done: Number of images in finished shards.
-        rejects: Number of rejects in finished shards.
-    """
+    """Numbers of images and shards, and of images and rejects in finished shards."""
 
     images: int
     shards: int
@@ -101,12 +94,14 @@ async def _run_here(recipe: Recipe, shards: Sequence[InputShard], show: bool) ->
         total = sum(shard.count for shard in shards)
         with tqdm(total=total, initial=done, unit="image", disable=not show) as bar:
             await Worker(kit, lambda _: bar.update()).run(shards)
-        await kit.close_models()
+        for model in kit.models.values():
+            await model.close()
 
 
 def _finished(kit: Kit, shards: Sequence[InputShard]) -> list[ShardFolder]:
-    folders = [ShardFolder(kit.recipe.output_dir, shard) for shard in shards]
-    return [one for one in folders if one.is_done(done_mark(kit, one.shard))]
+    recipe, revisions = kit.recipe, kit.revisions
+    folders = [ShardFolder(recipe.output_dir, shard) for shard in shards]
+    return [one for one in folders if one.is_done(fingerprint(recipe, revisions, one.shard))]
 
 
 def _forget_failures(recipe: Recipe, shards: Sequence[InputShard]) -> None:
@@ -114,4 +109,4 @@ def _forget_failures(recipe: Recipe, shards: Sequence[InputShard]) -> None:
         if folder.ledger.exists():
             with Ledger(folder.ledger) as ledger:
                 if ledger.forget_failures() or folder.summary().get("rejects"):
-                    folder.reopen()
+                    folder.marker.unlink(missing_ok=True)

@@ -20,8 +20,7 @@ from .kit import Kit, in_threads
 from .ledger import DETAIL_LENGTH, Ledger, Unit, unit_key
 from .phrases import RULES_VERSION as FILTER_RULES
 from .phrases import phrases_of, score_phrases, texts_to_ask
-from .picture import Picture
-from .privacy import redact_text, scan_text
+from .privacy import ModelImage, redact_text, scan_text
 from .records import (
     Box,
     Candidate,
@@ -71,12 +70,14 @@ class _ImageRun:
 
     def __init__(self, kit: Kit, ledger: Ledger, source: SourceImage):
         self.kit, self.recipe, self.ledger = kit, kit.recipe, ledger
-        self.source, self.picture = source, Picture(source, kit.blurrer)
+        self.source, self.image = source, ModelImage(source, kit.blurrer)
         self.rejects: dict[str, Reject] = {}
 
     async def run(self) -> tuple[list[Candidate], list[Reject]]:
         try:
-            reason, detail = await asyncio.to_thread(self._judge_image)
+            reason, detail = await asyncio.to_thread(
+                lambda: self.kit.filters.image_reason(self.image.pixels, self.source.image_id)
+            )
         except BadImageError as error:
             reason, detail = error.reason, str(error)
         if reason:
@@ -92,9 +93,6 @@ class _ImageRun:
             candidates = [_redacted(one) for one in candidates]
         return candidates, list(self.rejects.values())
 
-    def _judge_image(self) -> tuple[str, str]:
-        return self.kit.filters.image_reason(self.picture.image, self.source.image_id)
-
     # ---- describe -------------------------------------------------------------------------------
 
     async def describe(self) -> list[Candidate]:
@@ -106,7 +104,7 @@ class _ImageRun:
 
     async def _boxes(self) -> tuple[Box, ...]:
         def find() -> tuple[Box, ...]:
-            image = self.picture.image
+            image = self.image.pixels
             return salient_boxes(self.kit.segmenter.masks(image), (image.height, image.width))
 
         unit = await self._once(
@@ -304,9 +302,8 @@ class _ImageRun:
         """Drop the candidate if a caption filter applies."""
         if one.drop_reason:
             return one
-        return replace(
-            one, drop_reason=self.kit.filters.caption_reason(self.picture.image, one.text)
-        )
+        reason = self.kit.filters.caption_reason(self.image.pixels, one.text)
+        return replace(one, drop_reason=reason)
 
     # ---- units ----------------------------------------------------------------------------------
 
@@ -341,9 +338,7 @@ class _ImageRun:
         )
 
         async def ask() -> Reply:
-            image = await asyncio.to_thread(
-                lambda: self.picture.crop(box, blurred) if box else self.picture.whole(blurred)
-            )
+            image = await asyncio.to_thread(self.image.encode, box, blurred)
             one = self.source
             ids = (one.image_id, one.sha256, one.view)
             return await model.complete(Request(task, prompt, image, sampling, *ids, box, **inputs))

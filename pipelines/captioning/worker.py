@@ -14,10 +14,7 @@ from typing import Any
 
 from dataset_builders.machine_errors import explain
 
-from .errors import (
-    MissingDependencyError,
-    ModelUnavailableError,
-)
+from .errors import MissingDependencyError, ModelUnavailableError
 from .inputs import BadRow, InputShard, read_shard
 from .kit import Kit
 from .ledger import Ledger, ShardFolder, fingerprint
@@ -32,11 +29,6 @@ MAX_INTERNAL_ERRORS = 20
 logger = logging.getLogger(__name__)
 
 Outcome = tuple[Sequence[Candidate], Sequence[Reject]]
-
-
-def done_mark(kit: Kit, shard: InputShard) -> str:
-    """Fingerprint of a finished shard, which depends on the recipe, the models and its images."""
-    return fingerprint(kit.recipe, kit.revisions, shard)
 
 
 class Worker:
@@ -73,11 +65,11 @@ class Worker:
 
     async def _shard(self, shard: InputShard) -> None:
         folder = ShardFolder(self._kit.recipe.output_dir, shard)
-        mark = done_mark(self._kit, shard)
-        if folder.is_done(mark) and folder.has_whole_tables():
+        mark = fingerprint(self._kit.recipe, self._kit.revisions, shard)
+        if folder.is_done(mark, check_tables=True):
             return
         with Ledger(folder.ledger) as ledger:
-            if folder.is_done(mark) and folder.has_whole_tables():
+            if folder.is_done(mark, check_tables=True):
                 return  # finished by the process that held the ledger
             outcomes = await self._images(shard, ledger)
             rejects = [one for _, failed in outcomes for one in failed]

@@ -126,9 +126,9 @@ class SimulatedCaptionModel:
             raise CaptioningError("A request for a short caption needs a box.")
         sights = truth.sights(request.box)[: 2 * MAX_SIGHTS]
         chance = omission_chance(self._captioner, Fact("", "", 0.8))
-        told = [_noun_phrase(one) for one in sights if rng.uniform() >= chance][:MAX_SIGHTS]
-        told += self._made_up(truth, len(told), rng)
-        *most, last = told or ["nothing that stands out"]
+        named = [_noun_phrase(one) for one in sights if rng.uniform() >= chance][:MAX_SIGHTS]
+        named += self._made_up(truth, len(named), rng)
+        *most, last = named or ["nothing that stands out"]
         listed = f"{', '.join(most)} and {last}" if most else last
         return reword(f"This part shows {listed}.", self._captioner)
 

@@ -77,16 +77,7 @@ def request(image_seed: int = 0, **sampling) -> Request:
     return Request("describe", prompt, buffer.getvalue(), Sampling(**values), "a", "", "satellite")
 
 
-def test_transformers_serve_answers(server):
-    folder, url = server
-    (reply,) = ask(url, str(folder), [request()])
-    assert reply.text
-    assert reply.finish_reason in ("length", "stop")
-    assert reply.prompt_tokens > 20
-    assert 0 < reply.completion_tokens <= 12
-
-
-def test_transformers_serve_uses_seed_image_and_temperature(server):
+def test_transformers_serve_answers_and_uses_seed_image_and_temperature(server):
     folder, url = server
     requests = [
         request(),
@@ -97,7 +88,11 @@ def test_transformers_serve_uses_seed_image_and_temperature(server):
         request(temperature=0.0, seed=2),
     ]
     # one at a time, since concurrent requests share the server's random state
-    texts = [one.text for one in ask(url, str(folder), requests, max_concurrency=1)]
+    replies = ask(url, str(folder), requests, max_concurrency=1)
+    assert replies[0].finish_reason in ("length", "stop")
+    assert replies[0].prompt_tokens > 20
+    assert 0 < replies[0].completion_tokens <= 12
+    texts = [one.text for one in replies]
     assert texts[0] == texts[1]
     assert texts[4] == texts[5]
     assert len({texts[0], texts[2], texts[3], texts[4]}) == 4

@@ -28,9 +28,9 @@ DECODER = {
 }
 
 
-def picture(width=96, height=64, seed=0):
+def blocks_and_disc(width=96, height=64):
     """Blocks of uniform colour, and a disc."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 255, (2, 3, 3)), np.ones((height // 2, width // 3, 1)))
     rows, columns = np.indices((height, width))
     pixels = np.zeros((height, width, 3), np.uint8)
@@ -53,9 +53,7 @@ def save_sam(folder):
         "window_size": 2,
     }
     config = SamConfig(
-        vision_config=vision,
-        prompt_encoder_config=PROMPTS,
-        mask_decoder_config=DECODER,
+        vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER
     )
     torch.manual_seed(0)
     SamModel(config).save_pretrained(folder)
@@ -105,7 +103,7 @@ def check_masks(masks, image):
 
 
 def test_felzenszwalb_finds_blocks_of_uniform_colour():
-    image = picture(960, 640)
+    image = blocks_and_disc(960, 640)
     masks = FelzenszwalbSegmenter().masks(image)
     check_masks(masks, image)
     # every pixel is in one region
@@ -118,19 +116,10 @@ def test_felzenszwalb_finds_blocks_of_uniform_colour():
     assert len(salient_boxes(masks, (640, 960))) == 7
 
 
-@pytest.mark.parametrize("size", [(8, 8), (1, 40), (40, 1), (2000, 100), (321, 319)])
+@pytest.mark.parametrize("size", [(8, 8), (1, 40), (2000, 100)])
 def test_felzenszwalb_masks_have_the_size_of_the_image(size):
     image = Image.effect_noise(size, 90).convert("RGB")
     check_masks(FelzenszwalbSegmenter().masks(image), image)
-
-
-@pytest.mark.parametrize("save", [save_sam, save_sam2])
-def test_mask_generation_runs_the_real_architectures(tmp_path, save):
-    save(tmp_path / "model")
-    image = picture()
-    check_masks(MaskGenerationSegmenter(str(tmp_path / "model"), **ANY_MASK).masks(image), image)
-    options = {"points_per_crop": 4, "pred_iou_thresh": 9.0}
-    assert MaskGenerationSegmenter(str(tmp_path / "model"), **options).masks(image) == []
 
 
 @pytest.mark.parametrize("save", [save_sam, save_sam2])
@@ -147,10 +136,12 @@ def test_mask_generation_covers_an_oblong_image_with_points(tmp_path, monkeypatc
         return forward(*args, **inputs)
 
     monkeypatch.setattr(model, "forward", spy)
-    image = picture(128, 64)
+    image = blocks_and_disc(128, 64)
     check_masks(segmenter.masks(image), image)
     # SAM keeps the aspect ratio: the image fills the upper half of the square
     height = SIDE if save is save_sam2 else SIDE // 2
     lowest, highest = seen["points"].min(0).values, seen["points"].max(0).values
     assert torch.allclose(lowest, torch.tensor([SIDE, height]) / 8.0)
     assert torch.allclose(highest, torch.tensor([SIDE, height]) * 7 / 8.0)
+    strict = MaskGenerationSegmenter(str(tmp_path / "model"), points_per_crop=4, pred_iou_thresh=9)
+    assert strict.masks(image) == []
