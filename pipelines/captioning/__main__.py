@@ -147,7 +147,6 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _estimate(recipe: Recipe) -> str:
-    """Estimated images, requests, tokens and price of a new run."""
     from .inputs import list_shards
     from .kit import open_models
     from .stages import REFINED, SHORT

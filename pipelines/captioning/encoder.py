@@ -20,9 +20,11 @@ import numpy as np
 from huggingface_hub import HfApi, try_to_load_from_cache
 from numpy.typing import NDArray
 
+from dataset_builders.errors import MissingExtraError
+
 from .batches import batches, filled
 from .capture import Encode
-from .errors import CaptioningError, MissingDependencyError
+from .errors import CaptioningError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,6 @@ ROUNDING = 2.0**-22
 
 # padding step in tokens, minimum phrases per batch, approximate tokens per batch
 _LENGTH_STEP, _BATCH_PHRASES, _BATCH_TOKENS = 3, 8, 64
-_EXTRA = 'Install it with `pip install -e ".[captioning]"`.'
 
 
 class SentenceEncoder:
@@ -129,21 +130,19 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
         device: Torch device.
 
     Raises:
-        MissingDependencyError: sentence-transformers or the package is not installed.
+        MissingExtraError: sentence-transformers or the package is not installed.
         CaptioningError: The model cannot be loaded.
     """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Phrase similarity needs sentence-transformers. {_EXTRA}"
-        ) from error
+        raise MissingExtraError("sentence-transformers", "captioning") from error
     wheel = _wheel_folder()
     if name == DEFAULT_ENCODER and wheel and not _is_available(name):
         logger.warning("The Hub cannot be reached; using the copy of %s in %s.", name, WHEEL)
         name = WHEEL
     if name == WHEEL and wheel is None:
-        raise MissingDependencyError(f"The package {WHEEL!r} is not installed. {_EXTRA}")
+        raise MissingExtraError(WHEEL, "captioning")
     try:
         model = SentenceTransformer(str(wheel) if name == WHEEL else name, device=device)
     except (OSError, ValueError) as error:

@@ -97,8 +97,8 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     """Create all models and components of a recipe.
 
     Raises:
-        CaptioningError: Unknown name or option.
-        MissingDependencyError: A package or a data file is missing.
+        DatasetError: Unknown name or option.
+        ImportError: A package or a data file is missing.
     """
     # progress bars of weight loading would break the progress bar of the run
     transformers.utils.logging.disable_progress_bar()
@@ -130,7 +130,7 @@ def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
 
     Raises:
         CaptioningError: Unknown name or option.
-        MissingDependencyError: Its packages are not installed.
+        MissingExtraError: Its packages are not installed.
     """
     if component.name not in PARTS[kind]:
         raise CaptioningError(

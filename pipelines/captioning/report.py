@@ -131,8 +131,6 @@ def examine(
 
 
 class _ModelTally:
-    """Statistics of the candidates of a model."""
-
     def __init__(self) -> None:
         self.numbers, self.dropped = Counter[str](), Counter[str]()
         self.revisions: set[str] = set()
@@ -191,7 +189,6 @@ def _choices(ranked: dict[str, list[_Ranked]], size: int) -> dict[tuple[int, str
 
 
 def _read_examples(parts: Sequence[Path], wanted: dict[tuple[int, str], str]) -> list[Example]:
-    """Images to show with their candidates, sorted by reason."""
     found = [
         Example(image_id, wanted[part, image_id], sorted(group, key=_order))
         for part in sorted({part for part, _ in wanted})
@@ -218,5 +215,4 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _cell(text: Any) -> str:
-    """Escape text for a Markdown table cell."""
     return MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(str(text).split()))

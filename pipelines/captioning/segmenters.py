@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import MissingDependencyError
+from dataset_builders.errors import MissingExtraError
 
 Masks = list[NDArray[np.bool_]]
 REFERENCE_OPTIONS: dict[str, float] = {
@@ -42,10 +42,7 @@ class FelzenszwalbSegmenter:
         try:
             import skimage.segmentation  # noqa: F401
         except ImportError as error:
-            raise MissingDependencyError(
-                'scikit-image is not installed; pip install -e ".[captioning]", or choose another '
-                "segmenter."
-            ) from error
+            raise MissingExtraError("scikit-image", "captioning") from error
         rules = f"felzenszwalb-1 scikit-image-{version('scikit-image')}"
         self.revision = f"{rules} {json.dumps(FELZENSZWALB, sort_keys=True)}"
 

@@ -222,7 +222,6 @@ class _ImageRun:
         return phrases_of(split_sentences(one.text), graphs, local, of_local)
 
     async def _graphs(self, text: str) -> list[SceneGraph]:
-        """Scene graph of each sentence of a text."""
         if not (sentences := split_sentences(text)):
             return []
         key = unit_key("parse", revision=self.kit.parser.revision, text=text)

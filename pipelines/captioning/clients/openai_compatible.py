@@ -28,16 +28,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from dataset_builders.errors import DatasetError
+from dataset_builders.errors import MissingExtraError
 from dataset_builders.transport import retry_after
 from dataset_builders.yaml_records import Record, make_record
 
-from ..errors import (
-    CaptioningError,
-    MissingDependencyError,
-    ModelUnavailableError,
-    RequestFailedError,
-)
+from ..errors import ModelUnavailableError, RequestFailedError
 from ..records import Reply, Request
 from .answers import MAX_DETAIL, FaultError, error_detail, read_answer
 from .presets import find_preset
@@ -167,9 +162,6 @@ class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
 
     The first request opens connections in the running event loop, until `close`.
-
-    Args:
-        settings: Fields of the model in the recipe.
     """
 
     def __init__(self, settings: ChatSettings):
@@ -279,11 +271,7 @@ class OpenAICompatibleModel:
         return FaultError("connection", detail)
 
     def _refusal(self, error: Any) -> FaultError:
-        """Classify an error status.
-
-        Raises:
-            ModelUnavailableError: No request can succeed.
-        """
+        """Classify an error status; raises if no request can succeed."""
         status, said = error.status_code, error.response.text[:4096]
         reason, detail = f"http_{status}", self._safe(error_detail(said))[:MAX_DETAIL]
         if (
@@ -302,12 +290,7 @@ class OpenAICompatibleModel:
         return FaultError(reason, detail, "passing" if passing else "final", wait_s)
 
     def _check_outage(self, since: float, fault: FaultError, attempts: int) -> None:
-        """Give up if an outage has lasted for `outage_timeout_s`.
-
-        Raises:
-            RequestFailedError: Other requests were answered meanwhile.
-            ModelUnavailableError: No request was answered.
-        """
+        """Give up if an outage has lasted for `outage_timeout_s`."""
         patience = self.settings.outage_timeout_s
         said = f"{fault.reason} {fault.detail}".strip()
         if time.monotonic() - since < patience:
@@ -338,17 +321,14 @@ def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompa
         dataset_name: Not used.
 
     Raises:
-        CaptioningError: Unknown or missing fields, or invalid values; all of them are listed.
+        DatasetError: Unknown or missing fields, or invalid values; all of them are listed.
     """
     values = dict(config)
     if (name := values.pop("preset", None)) is not None:
         preset = find_preset(name)
-        values = {"model": preset.model, "extra_body": dict(preset.extra_body), **values}
-    try:
-        where = f"models[{values.get('name', '?')}]"
-        return OpenAICompatibleModel(make_record(ChatSettings, values, where))
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from None
+        values = {"model": preset["model"], "extra_body": preset.get("extra_body", {}), **values}
+    record = make_record(ChatSettings, values, f"models[{values.get('name', '?')}]")
+    return OpenAICompatibleModel(record)
 
 
 def plain_text(prompt: str) -> str:
@@ -365,9 +345,7 @@ def _client(settings: ChatSettings, key: str) -> Any:
         import httpx2
         import openai
     except ImportError as error:
-        raise MissingDependencyError(
-            'Calling servers needs the package openai: pip install -e ".[captioning]"'
-        ) from error
+        raise MissingExtraError("openai", "captioning") from error
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, stream: Any):

@@ -142,15 +142,14 @@ def test_consensus_scores_are_means_of_all_components():
         parsed("car road", {"car": "red"}, [("car", "on", "road")]),
         parsed("bus road", {"bus": "red"}, [("bus", "on", "road")]),
         parsed("tree sky", {"tree": "old"}),
-        None,
     ]
-    found = consensus_scores(pool, encode, models=["a", "a", "b", "b"])
+    found, *_, empty = consensus_scores([*pool, None], encode, models=["a", "a", "b", "b"])
     pairs = [capture_score(pool[0], pool[k], encode) for k in (1, 2)]
     for name in FIELDS:
         expected = np.mean([getattr(pair, name) for pair in pairs])
-        assert getattr(found[0], name) == pytest.approx(expected, abs=1e-12)
-    assert found[0].cross_model == pairs[1].score
-    assert found[3] == Scores()
+        assert getattr(found, name) == pytest.approx(expected, abs=1e-12)
+    assert found.cross_model == pairs[1].score
+    assert empty == Scores()
 
 
 def test_consensus_counts_copies_once_per_model():

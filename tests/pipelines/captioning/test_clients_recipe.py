@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from dataset_builders.errors import DatasetError
 from pipelines.captioning.clients import open_model
 from pipelines.captioning.clients.answers import FaultError, error_detail, read_answer
 from pipelines.captioning.clients.openai_compatible import plain_text
 from pipelines.captioning.clients.presets import PRESETS, describe_presets
-from pipelines.captioning.errors import CaptioningError
 
 SERVED: dict[str, Any] = {"name": "m", "model": "org/model", "base_url": "http://localhost:8000/v1"}
 
@@ -29,7 +29,7 @@ def opened(**changes: Any) -> Any:
     ],
 )
 def test_rejects_invalid_fields(changes, message):
-    with pytest.raises(CaptioningError, match=message):
+    with pytest.raises(DatasetError, match=message):
         opened(**changes)
 
 
@@ -45,7 +45,7 @@ def test_rejects_invalid_fields(changes, message):
 )
 def test_errors_do_not_show_keys(changes, monkeypatch):
     monkeypatch.setenv("A_KEY", "sk-123\n")  # not a valid header
-    with pytest.raises(CaptioningError) as caught:
+    with pytest.raises(DatasetError) as caught:
         opened(**changes)
     assert "sk-123" not in str(caught.value)
 
@@ -58,13 +58,13 @@ def test_remote_is_true_unless_the_host_is_local(host):
 
 def test_presets_match_their_serve_command():
     shown = describe_presets()
-    for preset in PRESETS.values():
-        model = open_model({"name": "m", "preset": preset.name, "base_url": "http://a:1/v1"})
-        assert model.settings.model == preset.model
-        assert model.settings.extra_body == preset.extra_body
-        assert preset.model in shown
-        if "vllm serve" in preset.serve_command:
-            assert preset.model in preset.serve_command.partition("vllm serve ")[2]
+    for name, preset in PRESETS.items():
+        model = open_model({"name": "m", "preset": name, "base_url": "http://a:1/v1"})
+        assert model.settings.model == preset["model"]
+        assert model.settings.extra_body == preset.get("extra_body", {})
+        assert preset["model"] in shown
+        if "vllm serve" in preset["serve_command"]:
+            assert preset["model"] in preset["serve_command"].partition("vllm serve ")[2]
     model = opened(preset="qwen3.5-9b", model="org/tuned", extra_body={"top_k": 5})
     assert (model.settings.model, model.settings.extra_body) == ("org/tuned", {"top_k": 5})
 

@@ -24,12 +24,8 @@ def checkpoint(tmp_path_factory):
         Owlv2Processor,
     )
 
-    tower = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
+    tower = {"hidden_size": 32, "intermediate_size": 64}
+    tower |= {"num_hidden_layers": 2, "num_attention_heads": 4}
     config = Owlv2Config(
         text_config={**tower, "max_position_embeddings": 16},
         vision_config={**tower, "image_size": 64, "patch_size": 16},

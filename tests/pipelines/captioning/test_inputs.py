@@ -2,8 +2,8 @@ import hashlib
 
 import pytest
 
+from dataset_builders.errors import DatasetError
 from dataset_builders.storage import iter_images
-from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.inputs import BadRow, list_shards, read_shard
 from pipelines.captioning.recipe import make_recipe
 
@@ -60,5 +60,5 @@ def test_rejects_unknown_datasets_cities_and_views(city_with_truth, tmp_path):
         ({"dataset_name": str(tmp_path)}, r"set `views: \[street_view\]`"),
         ({"dataset_name": str(tmp_path), "views": ["satellite"]}, "has no image to caption"),
     ):
-        with pytest.raises(CaptioningError, match=message):
+        with pytest.raises(DatasetError, match=message):
             list_shards(recipe_for(city_with_truth, **changes))

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dataset_builders.errors import DatasetError
 from pipelines.captioning.__main__ import main
-from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.kit import open_part
 from pipelines.captioning.recipe import Component, make_recipe, read_recipe
 
@@ -19,9 +19,9 @@ def test_recipes_of_the_project_are_valid(path, city_with_truth, capsys):
 
 
 def test_open_part_rejects_unknown_names_and_options():
-    with pytest.raises(CaptioningError, match=r"Unknown segmenter 'yolo'; .*'felzenszwalb'"):
+    with pytest.raises(DatasetError, match=r"Unknown segmenter 'yolo'; .*'felzenszwalb'"):
         open_part("segmenter", Component("yolo"))
-    with pytest.raises(CaptioningError, match=r"the detector 'owlv2': .*argument 'size'"):
+    with pytest.raises(DatasetError, match=r"the detector 'owlv2': .*argument 'size'"):
         open_part("detector", Component("owlv2", {"size": 3}))
 
 
@@ -40,7 +40,7 @@ def test_reads_nested_fields_and_overrides(tmp_path):
     assert recipe.cities == ("harborview",)
     assert recipe.output_dir == "elsewhere"
     path.write_text("a: [")
-    with pytest.raises(CaptioningError, match=r"recipe\.yaml.* not YAML"):
+    with pytest.raises(DatasetError, match=r"recipe\.yaml.* not YAML"):
         read_recipe(path)
 
 
@@ -61,5 +61,5 @@ def test_reads_nested_fields_and_overrides(tmp_path):
     ],
 )
 def test_names_all_invalid_fields(change, message):
-    with pytest.raises(CaptioningError, match=message):
+    with pytest.raises(DatasetError, match=message):
         make_recipe(MINIMAL | change)

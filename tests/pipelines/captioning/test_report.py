@@ -40,24 +40,20 @@ def candidates_of(number: int, failed: bool = False, text: str = "A wide road.")
     for rank, model in enumerate(MODELS):
         drop = "timeout" if failed else "refusal" if rank and number % 3 == 0 else ""
         score = None if drop else 0.9 - 0.01 * number - 0.1 * rank
-        made.append(
-            Candidate(
-                *(f"street-{number:03d}", hashlib.sha256(noise(number)).hexdigest()),
-                *("street_view", model, f"org/{model}@1", "street@1", 0, Sampling()),
-                text="" if failed else text,
-                generated=f"{text} A tram.",
-                details=(LocalCaption(Box(3, 5, 10, 20), text),),
-                phrases=(
-                    Phrase("road", "object", score=0.4),
-                    Phrase(f"tram {text}", "object", "caption", 1, 0.001, False, "below_threshold"),
-                ),
-                flags=("phone",) if number == 1 else (),
-                drop_reason=drop,
-                scores=Scores(score, score, score, score, score),
-                chosen=not failed and rank == 0,
-                usage=Usage(2, 3, 100, 20, 1.5, 0.25),
-            )
+        tram = Phrase(f"tram {text}", "object", "caption", 1, 0.001, False, "below_threshold")
+        one = Candidate(
+            *(f"street-{number:03d}", hashlib.sha256(noise(number)).hexdigest()),
+            *("street_view", model, f"org/{model}@1", "street@1", 0, Sampling()),
+            text="" if failed else text,
+            generated=f"{text} A tram.",
+            details=(LocalCaption(Box(3, 5, 10, 20), text),),
+            phrases=(Phrase("road", "object", score=0.4), tram),
+            drop_reason=drop,
+            scores=Scores(score, score, score, score, score),
+            chosen=not failed and rank == 0,
+            usage=Usage(2, 3, 100, 20, 1.5, 0.25),
         )
+        made.append(one)
     return made
 
 
@@ -97,14 +93,12 @@ def test_counts_equal_those_of_the_tables(report):
     assert found["rejects"] == {"image: no_caption": 1, "image: truncated": 1, "local: timeout": 1}
     first, second = found["models"]
     assert (first["candidates"], first["kept"], first["chosen"]) == (9, 8, 8)
-    assert second["dropped"] == {"refusal": 3, "timeout": 1}
-    assert first["dropped"] == {"timeout": 1}
+    assert (first["dropped"], second["dropped"]) == ({"timeout": 1}, {"refusal": 3, "timeout": 1})
     assert (first["share_of_chosen"], second["share_of_chosen"]) == (1, 0)
     numbers = [*range(7), 8]
     assert first["mean_consensus"] == pytest.approx(np.mean([0.9 - 0.01 * n for n in numbers]))
     assert (first["phrases"], first["phrases_dropped"]) == (18, 9)
-    usage = [first[name] for name in ("requests", "attempts", "prompt_tokens", "cost")]
-    assert usage == [18, 27, 900, 2.25]
+    assert (first["requests"], first["attempts"], first["cost"]) == (18, 27, 2.25)
 
 
 def test_report_has_all_tables_and_says_synthetic(report):

@@ -18,14 +18,8 @@ from pipelines.captioning.segmenters import FelzenszwalbSegmenter, MaskGeneratio
 ANY_MASK = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 SIDE = 64
 PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 8}
-DECODER = {
-    "hidden_size": 32,
-    "mlp_dim": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "iou_head_depth": 2,
-    "iou_head_hidden_dim": 32,
-}
+DECODER = {"hidden_size": 32, "mlp_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+DECODER |= {"iou_head_depth": 2, "iou_head_hidden_dim": 32}
 
 
 def blocks_and_disc(width=96, height=64):
@@ -40,18 +34,9 @@ def blocks_and_disc(width=96, height=64):
 
 
 def save_sam(folder):
-    vision = {
-        "hidden_size": 32,
-        "output_channels": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "patch_size": 16,
-        "mlp_dim": 64,
-        "num_pos_feats": 16,
-        "global_attn_indexes": [1],
-        "window_size": 2,
-    }
+    vision = {"hidden_size": 32, "output_channels": 32, "num_hidden_layers": 2, "mlp_dim": 64}
+    vision |= {"num_attention_heads": 2, "image_size": SIDE, "patch_size": 16, "num_pos_feats": 16}
+    vision |= {"global_attn_indexes": [1], "window_size": 2}
     config = SamConfig(
         vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER
     )
@@ -66,24 +51,14 @@ def save_sam(folder):
 
 
 def save_sam2(folder):
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": 8,
-        "image_size": [SIDE, SIDE],
-        "blocks_per_stage": [1, 1, 2, 1],
-        "embed_dim_per_stage": [8, 16, 32, 64],
-        "num_attention_heads_per_stage": [1, 1, 1, 1],
-        "window_size_per_stage": [4, 2, 2, 2],
-        "global_attention_blocks": [3],
-        "window_positional_embedding_background_size": [2, 2],
-    }
-    vision = {
-        "model_type": "sam2_vision_model",
-        "backbone_config": backbone,
-        "backbone_channel_list": [64, 32, 16, 8],
-        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-        "fpn_hidden_size": 32,
-    }
+    backbone = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [SIDE, SIDE]}
+    backbone |= {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64]}
+    backbone |= {"num_attention_heads_per_stage": [1] * 4, "window_size_per_stage": [4, 2, 2, 2]}
+    backbone |= {"global_attention_blocks": [3]}
+    backbone |= {"window_positional_embedding_background_size": [2, 2]}
+    vision = {"model_type": "sam2_vision_model", "backbone_config": backbone}
+    vision |= {"backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32}
+    vision |= {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
     config = Sam2Config(
         vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER
     )
