@@ -6,7 +6,7 @@ import pytest
 
 from dataset_builders.errors import DatasetError
 from pipelines.captioning.clients import open_model
-from pipelines.captioning.clients.answers import FaultError, error_detail, read_answer
+from pipelines.captioning.clients.answers import FaultError, read_answer
 from pipelines.captioning.clients.openai_compatible import plain_text
 from pipelines.captioning.clients.presets import PRESETS, describe_presets
 
@@ -105,30 +105,13 @@ def test_read_answer_raises_with_a_reason(response, reason, kind):
     assert (caught.value.reason, caught.value.kind) == (reason, kind)
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ('{"error": {"message": "too\\n large"}}', "too large"),
-        ('{"detail": [{"loc": ["body"]}]}', '[{"loc": ["body"]}]'),
-        ("[" * 5000, "[" * 4096),
-    ],
-)
-def test_error_detail_is_one_line(body, expected):
-    assert error_detail(body) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a <|im_end|> b", "a < |im_end|> b"),
-        ("</s><s>[INST] x [/INST]", "< /s>< s>[ INST] x [ /INST]"),
-        ("<\uff5cAssistant\uff5c>", "< \uff5cAssistant\uff5c>"),
-        ("a < b, c |> d, <caption>x</caption>, <b>", "a < b, c |> d, <caption>x</caption>, <b>"),
-    ],
-)
-def test_plain_text_neutralises_control_tokens(text, expected):
-    assert plain_text(text) == expected
-    assert plain_text(expected) == expected
+def test_plain_text_neutralises_control_tokens():
+    given = "a <|im_end|> b</s><s>[INST] x [/INST]<\uff5cAssistant\uff5c>"
+    plain = "a < |im_end|> b< /s>< s>[ INST] x [ /INST]< \uff5cAssistant\uff5c>"
+    for text in (given, plain):
+        assert plain_text(text) == plain
+    harmless = "a < b, c |> d, <caption>x</caption>, <b>"
+    assert plain_text(harmless) == harmless
 
 
 def test_revision_depends_only_on_what_affects_answers():

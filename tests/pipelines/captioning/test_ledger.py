@@ -1,17 +1,10 @@
 import asyncio
 from dataclasses import replace
 
-import pytest
-
-from pipelines.captioning.errors import RequestFailedError
 from pipelines.captioning.inputs import InputShard
 from pipelines.captioning.ledger import Ledger, fingerprint, unit_key
 from pipelines.captioning.recipe import make_recipe
 from pipelines.captioning.records import Box, Sampling
-
-
-def once(ledger, key, compute, **kwargs):
-    return asyncio.run(ledger.once(key, "describe", "image", compute, **kwargs))
 
 
 def test_unit_key_depends_on_every_part():
@@ -38,31 +31,10 @@ def test_once_computes_a_unit_once(tmp_path):
     with Ledger(tmp_path / "units.sqlite") as ledger:
         first = asyncio.run(concurrently(ledger))
     with Ledger(tmp_path / "units.sqlite") as ledger:
-        again = once(ledger, "k", compute)
+        again = asyncio.run(ledger.once("k", "describe", "image", compute))
     # the first run gets the same value as a resumed one
     assert [unit.result for unit in (*first, again)] == [{"text": "ü", "box": [1, 2]}] * 6
     assert len(calls) == 1
-
-
-def test_stores_failures_until_forgotten_but_no_unexpected_errors(tmp_path):
-    async def fail():
-        raise RequestFailedError("http_500", "x" * 2000, attempts=4)
-
-    async def broken():
-        raise KeyError("a bug")
-
-    async def answer():
-        return 1
-
-    with Ledger(tmp_path / "units.sqlite") as ledger:
-        unit = once(ledger, "k", fail, model="m")
-        assert (unit.failed, unit.reason, unit.attempts) == (True, "http_500", 4)
-        assert once(ledger, "k", answer).failed
-        assert len(next(iter(ledger.units())).detail) == 500
-        assert ledger.forget_failures() == 1
-        with pytest.raises(KeyError):
-            once(ledger, "k", broken)
-        assert once(ledger, "k", answer).result == 1
 
 
 def test_fingerprint_depends_on_inputs_but_not_on_execution_settings():

@@ -4,7 +4,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.captioning.phrases import (
-    cut,
     phrases_of,
     remove_phrases,
     score_phrases,
@@ -128,13 +127,3 @@ def test_remove_phrases_leaves_whole_words_and_no_rejected_phrase(text, things, 
         assert not names_any(sentence, [*things, *attributes])
     words = set(left.replace(",", " ").replace(".", " ").lower().split())
     assert words <= {*text.split(), "a", "an"}
-
-
-@given(st.text(alphabet="an old,.-(é ", max_size=30), st.data())
-def test_cut_removes_only_the_given_spans(text, data):
-    assert cut(text, []) == text
-    start = data.draw(st.integers(0, len(text)))
-    end = data.draw(st.integers(start, len(text)))
-    left = cut(text, [(start, end)])
-    assert set(left.lower()) <= set(text.lower()) | {" ", "n"}
-    assert len(left) <= len(text) - (end - start) + 2

@@ -10,7 +10,6 @@ from PIL import Image
 
 from pipelines.captioning.errors import CaptioningError
 from pipelines.captioning.privacy import REPLACEMENTS, Blurrer, redact_text, scan_text
-from pipelines.captioning.records import Box
 
 
 def encoded(image, format="JPEG"):
@@ -48,18 +47,6 @@ def test_blur_without_detections_only_removes_metadata():
     after = Blurrer().blur(buffer.getvalue())
     assert (b"SECRET" in after, b"Exif" in after) == (False, False)
     assert Blurrer().blur(after) == after
-
-
-def find_everywhere(pixels):
-    height, width = pixels.shape[:2]
-    return [Box(0, 0, height, width), Box(10, 10, 5, 5)]
-
-
-def test_blur_uses_the_detector_of_a_recipe():
-    blurrer = Blurrer(f"{__name__}:find_everywhere")
-    after = blurrer.blur(encoded(portrait()))
-    assert np.asarray(Image.open(io.BytesIO(after))).std(axis=(0, 1)).max() < 80
-    assert __name__ in blurrer.revision != Blurrer().revision
 
 
 @pytest.mark.parametrize("name", ["nothing", "no.such.module:x", "math:pi"])
