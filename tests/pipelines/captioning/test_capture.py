@@ -240,7 +240,7 @@ def caption_of(graph):
 @pytest.mark.parametrize(
     ("field", "every", "options"),
     [
-        ("scores", 6, {}),  # embedding the phrases takes most of the time
+        ("scores", 9, {}),  # embedding the phrases takes most of the time
         ("scores_nosoft", 1, {"encode": unrelated}),
         ("scores_exact_only", 1, {"encode": unrelated, "synonyms": equal}),
     ],

@@ -18,19 +18,15 @@ def encoded(image, format="JPEG"):
     return buffer.getvalue()
 
 
-def portrait():
-    data = pytest.importorskip("skimage.data", reason="scikit-image is in the extra `captioning`")
-    return Image.fromarray(data.astronaut())  # ships with the package
-
-
 def test_blur_pixelates_a_face_beyond_detection():
-    before = encoded(portrait())
+    data = pytest.importorskip("skimage.data", reason="scikit-image is in the extra `captioning`")
+    before = encoded(Image.fromarray(data.astronaut()).crop((100, 0, 400, 300)))
     after = Blurrer().blur(before)
     assert after != before
     assert Blurrer().blur(after) == after
     # the rest of the image is unchanged
     one, two = (np.asarray(Image.open(io.BytesIO(data)), float) for data in (before, after))
-    assert np.abs(one - two)[300:].mean() < 3
+    assert np.abs(one - two)[230:].mean() < 3
 
 
 def test_blur_without_detections_only_removes_metadata():

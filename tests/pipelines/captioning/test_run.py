@@ -85,11 +85,26 @@ def test_recomputes_damaged_tables_and_ledgers(city, few, tmp_path):
     assert len(list(tmp_path.glob("shards/*/*.damaged-*"))) == 2
 
 
+KILL = """
+import os, signal, sys
+from pipelines.captioning.__main__ import main
+from pipelines.captioning.ledger import Ledger
+put, units = Ledger.put, []
+
+def put_and_kill(self, unit):
+    put(self, unit)
+    units.append(unit)
+    if len(units) == 60:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Ledger.put = put_and_kill
+main(["run", sys.argv[1]])
+"""
+
+
 def test_resumes_after_sigkill(city, whole, tmp_path):
     values = recipe_values(city, tmp_path / "out")
-    recipe = write_recipe(tmp_path / "recipe.yaml", values)
-    script = "tests.pipelines.captioning.kill_run"
-    killed = run_python("-m", script, int(signal.SIGKILL), 60, recipe)
+    killed = run_python("-c", KILL, write_recipe(tmp_path / "recipe.yaml", values))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not state(make_recipe(values)).finished
     assert run(make_recipe(values)).finished
