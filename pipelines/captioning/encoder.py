@@ -38,12 +38,7 @@ _LENGTH_STEP, _BATCH_PHRASES, _BATCH_TOKENS = 3, 8, 64
 
 
 class SentenceEncoder:
-    """Phrase embeddings by a sentence-transformers model. Create it with `sentence_encoder`.
-
-    Attributes:
-        model: The sentence-transformers model.
-        revision: Digest of the weights, and version of library and batching.
-    """
+    """Phrase embeddings by a sentence-transformers model. Create it with `sentence_encoder`."""
 
     def __init__(self, model: Any):
         self.model = model

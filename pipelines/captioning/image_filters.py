@@ -65,23 +65,17 @@ class NearDuplicate:
 
     @cached_property
     def _duplicates(self) -> dict[str, str]:
-        if self._run is None:
+        if (run := self._run) is None:
             return {}
-        folder = self._run.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".near_duplicates.lock"):  # shards may start at the same time
-            return _stored_duplicates(self._run, self._max_distance)
-
-
-def _stored_duplicates(run: RunImages, max_distance: int) -> dict[str, str]:
-    key = f"phash {max_distance} {run.fingerprint()}"
-    cache = run.folder / "near_duplicates.json"
-    stored = read_json(cache) or {}
-    if stored.get("key") == key:
-        return dict(stored["duplicates"])
-    found = near_duplicates(run.open(), max_distance)
-    write_state(cache, {"key": key, "duplicates": found})
-    return found
+        run.folder.mkdir(parents=True, exist_ok=True)
+        cache = run.folder / "near_duplicates.json"
+        with FileLock(run.folder / ".near_duplicates.lock"):  # shards may start at the same time
+            key = f"phash {self._max_distance} {run.fingerprint()}"
+            stored = read_json(cache) or {}
+            if stored.get("key") != key:
+                stored = {"key": key, "duplicates": near_duplicates(run.open(), self._max_distance)}
+                write_state(cache, stored)
+            return dict(stored["duplicates"])
 
 
 def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dict[str, str]:
