@@ -132,7 +132,8 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingExtraError("sentence-transformers", "captioning") from error
-    wheel = _wheel_folder()
+    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    wheel = Path(package.origin).parent / "model" if package and package.origin else None
     if name == DEFAULT_ENCODER and wheel and not _is_available(name):
         logger.warning("The Hub cannot be reached; using the copy of %s in %s.", name, WHEEL)
         name = WHEEL
@@ -161,11 +162,6 @@ def _is_available(name: str) -> bool:
 
 def _batch_size(length: int) -> int:
     return max(_BATCH_PHRASES, _BATCH_TOKENS // length)
-
-
-def _wheel_folder() -> Path | None:
-    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
-    return Path(package.origin).parent / "model" if package and package.origin else None
 
 
 def _digest(model: Any) -> str:

@@ -270,7 +270,7 @@ def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard)
     return unit_key(
         "shard",
         code=CODE_VERSION,
-        recipe=recipe.outcome_fields(),
+        recipe=recipe.model_dump(exclude={"output_dir", "run", "models"}),
         revisions=dict(revisions),
         images=shard,
     )

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,18 +118,14 @@ def _cascade_detector() -> Detector:
             size = (round(width / scale), round(height / scale))
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         grey = cv2.equalizeHist(grey)
-        return [
-            _box(found, scale)
-            for cascade in cascades
-            for found in cascade.detectMultiScale(grey, 1.1, 4, minSize=(16, 16))
-        ]
+        boxes = []
+        for cascade in cascades:
+            for found in cascade.detectMultiScale(grey, 1.1, 4, minSize=(16, 16)):
+                left, top, width, height = (round(float(value) * scale) for value in found)
+                boxes.append(Box(top, left, height, width))
+        return boxes
 
     return detect
-
-
-def _box(found: Sequence[Any], scale: float) -> Box:
-    left, top, width, height = (round(float(value) * scale) for value in found)
-    return Box(top, left, height, width)
 
 
 class ModelImage:

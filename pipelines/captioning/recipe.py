@@ -160,10 +160,6 @@ class Recipe(Record):
         """Model names in order of priority."""
         return tuple(model["name"] for model in self.models)
 
-    def outcome_fields(self) -> dict[str, Any]:
-        """Fields that affect results."""
-        return self.model_dump(exclude={"output_dir", "run", "models"})
-
 
 def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     """Read a recipe from a YAML file.

@@ -72,11 +72,8 @@ def run(
         num_actors: Number of Ray actors.
         ray_address: Address of the Ray cluster; RAY_ADDRESS, or this machine, by default.
 
-    Returns:
-        Progress of all shards of the run.
-
     Raises:
-        CaptioningError: Invalid recipe or images, or (with Ray) some shards failed and the others
+        DatasetError: Invalid recipe or images, or (with Ray) some shards failed and the others
             are finished.
         InUseError: Another process is working on the same shard.
         ModelUnavailableError: No request to a model can succeed.
@@ -144,13 +141,7 @@ class Worker:
         self._internal_errors = 0  # consecutive images with an unexpected error
 
     async def run(self, shards: Sequence[InputShard]) -> None:
-        """Write the tables of all shards that are not finished.
-
-        Raises:
-            InUseError: Another process is working on a shard.
-            ModelUnavailableError: No request to a model can succeed; finished units are kept.
-            OSError: The disk is full or not writable; finished units are kept.
-        """
+        """Write the tables of all shards that are not finished; raises as the function `run`."""
         at_once = asyncio.Semaphore(SHARDS_AT_ONCE)
 
         async def one(shard: InputShard) -> None:

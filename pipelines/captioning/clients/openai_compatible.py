@@ -149,14 +149,6 @@ class ChatSettings(Record):
         except ValueError:
             return host != "localhost"
 
-    @property
-    def exact_revision(self) -> str:
-        """Model, revision and other settings that affect answers; not the address."""
-        given = {"omit": sorted(self.omit), "extra_body": self.extra_body}
-        given = {name: value for name, value in given.items() if value}
-        exact = f"{self.model}@{self.revision}"
-        return f"{exact} {json.dumps(given, sort_keys=True)}" if given else exact
-
 
 class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
@@ -167,7 +159,11 @@ class OpenAICompatibleModel:
     def __init__(self, settings: ChatSettings):
         self.settings = settings
         self.name = settings.name
-        self.revision = settings.exact_revision
+        # what affects answers; not the address
+        given: dict[str, Any] = {"omit": sorted(settings.omit), "extra_body": settings.extra_body}
+        given = {name: value for name, value in given.items() if value}
+        self.revision = f"{settings.model}@{settings.revision}"
+        self.revision += f" {json.dumps(given, sort_keys=True)}" if given else ""
         self.remote = settings.remote
         self._key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
         self._label = f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"

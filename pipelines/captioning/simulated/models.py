@@ -178,7 +178,10 @@ class _Writer:
         self._captioner, self._errors, self._rng = captioner, errors, rng
         self._padding = frozenset(padding_sentences())
         # main noun and all words of each rejected phrase; one random draw per main noun
-        phrases = [(_last_stem(words), stems(words)) for words in rejected]
+        phrases = [
+            (stem(words[-1]) if (words := WORD.findall(text.lower())) else "", stems(text))
+            for text in rejected
+        ]
         heads = sorted({head for head, _ in phrases})
         kept = {head for head in heads if rng.uniform() < errors.disobedience}
         self._rejected = [(head, words) for head, words in phrases if words and head not in kept]
@@ -215,8 +218,3 @@ class _Writer:
         found = stems(core)
         gone = {head for head, words in self._rejected if words <= found}
         return " ".join(takewhile(lambda part: not stems(part) & gone, _PART.split(core)))
-
-
-def _last_stem(text: str) -> str:
-    words = WORD.findall(text.lower())
-    return stem(words[-1]) if words else ""
