@@ -116,17 +116,16 @@ def lies_about(one) -> list:
     return [fact for fact in STREET_FANCIES if fact.key not in one.things]
 
 
-@pytest.mark.parametrize("captioner", CAPTIONERS[:2], ids=lambda one: one.name)
-def test_detector_without_errors_separates_true_from_false_phrases(truth, captioner):
+def test_detector_without_errors_separates_true_from_false_phrases(truth):
     detector = SimulatedDetector(truth, miss_rate=0, false_alarm_rate=0)
     for image_id in truth:
-        one = truth[image_id]
+        one, captioner = truth[image_id], CAPTIONERS[1]
         facts = [reword(phrase(fact, one.view), captioner) for fact in one.facts]
         assert detected(detector, image_id, facts).all(), facts
         if one.view == "street_view":
-            made_up = [reword(phrase(fact, one.view), captioner) for fact in lies_about(one)]
-            nouns = [fact.key for fact in lies_about(one)]
-            assert not detected(detector, image_id, [*made_up, *nouns]).any()
+            lies = [fact.key for fact in lies_about(one)]
+            lies += [reword(phrase(fact, one.view), captioner) for fact in lies_about(one)]
+            assert not detected(detector, image_id, lies).any()
     # phrases without objects
     blind = SimulatedDetector(truth, miss_rate=1, false_alarm_rate=0)
     assert detected(blind, STREET, ["overall composition", "picture", "detailed view"]).all()

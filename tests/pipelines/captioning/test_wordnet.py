@@ -60,18 +60,13 @@ def test_wordnet_equals_nltk(words, copied, monkeypatch):
             assert words.base_forms(word, part) == reader._morphy(word, letter), (word, part)
 
 
-def test_synonyms_and_base_forms_of_words_and_phrases(words):
+def test_synonyms_and_base_forms(words):
     assert {"car", "automobile", "machine", "railcar"} <= words.synonyms("Cars")
-    assert "stoplight" in words.synonyms("traffic light")
     assert words.synonyms("galore") == {"abounding", "galore"}  # written "galore(ip)" in the file
-    assert words.synonyms("foobarz") == words.synonyms("") == frozenset()
-    for word, part, lemma in (
-        ("buildings", NOUN, "building"),
-        ("men", NOUN, "men"),
-        ("better", ADJECTIVE, "good"),
-        ("qwxs", NOUN, "qwxs"),
-    ):
-        assert words.lemma(word, part) == lemma
+    assert (words.lemma("buildings", NOUN), words.lemma("better", ADJECTIVE)) == (
+        "building",
+        "good",
+    )
     assert [words.singular(noun) for noun in ("men", "houses", "gas")] == ["man", "house", "gas"]
 
 
