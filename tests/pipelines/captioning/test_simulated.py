@@ -112,25 +112,6 @@ def detected(detector, image_id: str, phrases: list[str]) -> np.ndarray:
     return detector.detect(source, phrases) >= THRESHOLD
 
 
-def lies_about(one) -> list:
-    return [fact for fact in STREET_FANCIES if fact.key not in one.things]
-
-
-def test_detector_without_errors_separates_true_from_false_phrases(truth):
-    detector = SimulatedDetector(truth, miss_rate=0, false_alarm_rate=0)
-    for image_id in truth:
-        one, captioner = truth[image_id], CAPTIONERS[1]
-        facts = [reword(phrase(fact, one.view), captioner) for fact in one.facts]
-        assert detected(detector, image_id, facts).all(), facts
-        if one.view == "street_view":
-            lies = [fact.key for fact in lies_about(one)]
-            lies += [reword(phrase(fact, one.view), captioner) for fact in lies_about(one)]
-            assert not detected(detector, image_id, lies).any()
-    # phrases without objects
-    blind = SimulatedDetector(truth, miss_rate=1, false_alarm_rate=0)
-    assert detected(blind, STREET, ["overall composition", "picture", "detailed view"]).all()
-
-
 def test_detector_errs_at_its_rates(truth: Truth):
     true = false = missed = alarms = 0
     for seed in range(20):
@@ -138,12 +119,16 @@ def test_detector_errs_at_its_rates(truth: Truth):
         for image_id in truth:
             if image_id.endswith("_sat"):
                 continue
-            lies = [fact.key for fact in lies_about(truth[image_id])]
-            alarms += int(detected(detector, image_id, lies).sum())
+            one, captioner = truth[image_id], CAPTIONERS[seed % len(CAPTIONERS)]
+            lies = [fact for fact in STREET_FANCIES if fact.key not in one.things]
+            alarms += int(detected(detector, image_id, [fact.key for fact in lies]).sum())
             false += len(lies)
-            facts = [phrase(fact, "street_view") for fact in truth[image_id].facts]
+            facts = [reword(phrase(fact, "street_view"), captioner) for fact in one.facts]
             missed += int((~detected(detector, image_id, facts)).sum())
             true += len(facts)
     # four standard deviations of a binomial distribution
     for count, number, rate in ((missed, true, 0.1), (alarms, false, 0.3)):
         assert abs(count / number - rate) < 4 * np.sqrt(rate * (1 - rate) / number)
+    # phrases without objects are accepted
+    blind = SimulatedDetector(truth, miss_rate=1, false_alarm_rate=0)
+    assert detected(blind, STREET, ["overall composition", "picture", "detailed view"]).all()
