@@ -73,7 +73,7 @@ def test_capture_score_equals_a_hand_computed_case():
     assert only.score == only.attribute_f1
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(captions, captions)
 def test_capture_score_is_exactly_symmetric_and_between_0_and_1(one, other):
     there = capture_score(one, other, encode)
@@ -105,7 +105,7 @@ def test_capture_score_rejects_invalid_weights_and_vectors(options, message):
 # ---- many candidates ----------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(captions.filter(bool), min_size=2, max_size=6, unique=True), st.randoms())
 def test_consensus_is_the_mean_score_in_any_order(pool, random):
     expected = [
@@ -234,7 +234,7 @@ def caption_of(graph):
 @pytest.mark.parametrize(
     ("field", "every", "options"),
     [
-        ("scores", 9, {}),  # embedding the phrases takes most of the time
+        ("scores", 25, {}),  # embedding the phrases takes most of the time
         ("scores_nosoft", 1, {"encode": unrelated}),
         ("scores_exact_only", 1, {"encode": unrelated, "synonyms": equal}),
     ],

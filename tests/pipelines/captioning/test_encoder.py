@@ -80,7 +80,7 @@ def test_phrase_cache_is_thread_safe():
     cache = PhraseCache(Counting(), max_phrases=5)
 
     def ask(offset):
-        for k in range(100):
+        for k in range(50):
             phrases = ["a" * (1 + (offset + k + j) % 9) for j in range(4)]
             assert cache(phrases)[:, 0].tolist() == [len(phrase) for phrase in phrases]
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -107,6 +107,7 @@ def test_names_any_matches_whole_words_in_any_number():
     assert not names_any(plurals, ["hous", "factor", "boxe", "churche"])
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=300), st.sampled_from(["stop", "length"]))
 def test_cleans_and_checks_any_text(text, finish_reason):
     tidied, _ = tidy_caption(text)
@@ -116,9 +117,9 @@ def test_cleans_and_checks_any_text(text, finish_reason):
 def test_hostile_texts_take_linear_time():
     started = time.thread_time()
     pieces = ("a ", "*", "here is ", "- ", "\n", " ", "<think>")
-    for text in (f"a{piece * 50_000}b" for piece in pieces):
+    for text in (f"a{piece * 20_000}b" for piece in pieces):
         reason(tidy_caption(text)[0], rejected=["x y"], kept=["a b"])
-    assert time.thread_time() - started < 10
+    assert time.thread_time() - started < 5
 
 
 def test_real_captions_pass(shared_data):
@@ -128,7 +129,7 @@ def test_real_captions_pass(shared_data):
         sentences[one["image"]].append(one["caption"].strip().rstrip("."))
     captions = [". ".join(several) + "." for several in sentences.values()]
     assert len(captions) == 4592
-    assert {reason(tidy_caption(caption)[0]) for caption in captions[::4]} == {""}
+    assert {reason(tidy_caption(caption)[0]) for caption in captions[::10]} == {""}
 
 
 # ---- filters in a recipe ------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def source(name, image, **options):
 
 
 def test_near_duplicates_are_found_at_any_size_and_compression(tmp_path):
-    images = [source(f"{number:02d}", scene(number)) for number in range(20)]
+    images = [source(f"{number:02d}", scene(number)) for number in range(10)]
     images += [
         source("again", scene(7).resize((180, 190)), quality=40),
         SourceImage("broken", "satellite", "broken", b"no image"),

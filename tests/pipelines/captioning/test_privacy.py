@@ -101,8 +101,8 @@ def test_redacted_text_contains_no_personal_data(text):
 def test_hostile_texts_take_linear_time():
     started = time.thread_time()
     for piece in ("a.", "0-", "12 ", "A-", "a@", "AB1", "+1 ("):
-        scan_text(piece * 30_000)
-    assert time.thread_time() - started < 10
+        scan_text(piece * 20_000)
+    assert time.thread_time() - started < 5
 
 
 def test_real_captions_contain_no_personal_data(shared_data):
@@ -111,4 +111,4 @@ def test_real_captions_contain_no_personal_data(shared_data):
     path = shared_data / "urbanclip_toolkit" / "captions" / "Beijing_captions.json"
     captions += [one["caption"] for several in json.loads(path.read_text()) for one in several]
     assert len(captions) > 25_000
-    assert scan_text("\n".join(captions[::5])) == ()
+    assert scan_text("\n".join(captions[::10])) == ()

@@ -64,7 +64,7 @@ def eager_boxes(masks, min_area, min_side, max_boxes) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(mask_lists(), st.integers(1, 30), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_salient_boxes_takes_the_largest_rectangle_at_each_step(masks, area, side, random):
     # identical masks are one object
@@ -142,7 +142,7 @@ def brute_force(mask):
     return best
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(SMALL_MASKS)
 def test_largest_rectangle_equals_brute_force(mask):
     assert largest_rectangle(mask) == brute_force(mask)

@@ -23,7 +23,7 @@ CANDIDATES = st.builds(  # the other fields by their types
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(CANDIDATES, max_size=4))
 def test_candidates_round_trip(tmp_path_factory, candidates):
     path = tmp_path_factory.mktemp("tables") / "candidates.parquet"
