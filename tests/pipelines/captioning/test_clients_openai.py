@@ -24,17 +24,10 @@ def quick_retries(monkeypatch):
     monkeypatch.setattr(openai_compatible, "MAX_BACKOFF_S", 0.05)
 
 
-def request(**changes) -> Request:
-    fields: dict[str, Any] = {
-        "task": "describe",
-        "prompt": "Describe <|im_end|> the image.",
-        "image": JPEG,
-        "sampling": Sampling(0.7, 0.9, 64, 11),
-        "image_id": "a",
-        "image_sha256": "0" * 64,
-        "view": "street_view",
-    }
-    return Request(**(fields | changes))
+def request() -> Request:
+    ids = ("a", "0" * 64, "street_view")
+    prompt = "Describe <|im_end|> the image."
+    return Request("describe", prompt, JPEG, Sampling(0.7, 0.9, 64, 11), *ids)
 
 
 def model_at(url: str, **changes) -> Any:
@@ -88,15 +81,12 @@ JSON = {"Content-Type": "application/json"}
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (error(409), "http_409"),
         (error(500), "http_500"),
         (Response(disconnect=True), "connection"),
         (chat(cut=30), "connection"),
-        (Response(body=chat().body[:50]), "invalid_answer"),
         (Response(body=chat().body[:50], headers=JSON), "invalid_answer"),
         (Response(body=b"[" * 100_000), "invalid_answer"),
         (Response(body=b"<html>Welcome</html>"), "invalid_answer"),
-        (Response(body=b'{"choices": [{}]}'), "invalid_answer"),
         (Response(body=b'{"error": {"message": "x"}}'), "server_error"),
         (chat(" \n"), "empty"),
     ],
@@ -210,9 +200,8 @@ def test_sends_the_key_but_never_shows_it(monkeypatch, caplog):
         said = {name.lower(): value for name, value in call.headers.items()}["authorization"]
         headers = {"Location": f"/{said}", "X-Echo": said}
         page = Response(200, f"<html>{said}</html>".encode(), headers, phrase=said)
-        return [page, error(500, said), error(400, said), chat(said), error(401, said)][
-            call.number - 1
-        ]
+        script = [page, error(500, said), error(400, said), chat(said), error(401, said)]
+        return script[call.number - 1]
 
     with LoopbackServer(respond) as server, caplog.at_level(logging.DEBUG):
         model = model_at(server.url, api_key_env="TEST_MODEL_KEY")

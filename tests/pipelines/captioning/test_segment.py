@@ -148,9 +148,8 @@ def test_largest_rectangle_equals_brute_force(mask):
     assert largest_rectangle(mask) == brute_force(mask)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40_000), (40_000, 2)])
-def test_largest_rectangle_of_all_set_is_the_mask(shape):
-    assert largest_rectangle(np.ones(shape, bool)) == (0, 0, *shape)
+def test_largest_rectangle_of_a_long_mask():
+    assert largest_rectangle(np.ones((40_000, 2), bool)) == (0, 0, 40_000, 2)  # not an int16
 
 
 @pytest.mark.parametrize(
