@@ -1,13 +1,12 @@
 """Command-line interface: python -m pipelines.captioning run|status|inspect|export|presets."""
 
 import argparse
-import dataclasses
-import json
 import logging
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from filelock import FileLock
@@ -80,8 +79,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         "--ray_address", help="address of the Ray cluster (default: RAY_ADDRESS, else this machine)"
     )
-    status = command("status", "progress of a run")
-    status.add_argument("--json", action="store_true", help="print JSON")
+    command("status", "progress of a run")
     inspect = command("inspect", "all results for one image, or all failures")
     inspect.add_argument("--image_id", help="id of the image")
     inspect.add_argument("--failed", action="store_true", help="list failures with their reasons")
@@ -149,7 +147,6 @@ def _run(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def _estimate(recipe: Recipe) -> str:
-    """Estimated images, requests, tokens and price of a new run."""
     from .inputs import list_shards
     from .kit import open_models
     from .stages import REFINED, SHORT
@@ -178,9 +175,6 @@ def _status(recipe: Recipe, args: argparse.Namespace) -> None:
     from .run import state
 
     now = state(recipe)
-    if args.json:
-        print(json.dumps(dataclasses.asdict(now) | {"finished": now.finished}))
-        return
     print(
         f"{recipe.output_dir}: {now.done} of {now.images} images done ({now.shards} shards), "
         f"{now.rejects} rejects"
@@ -210,14 +204,14 @@ def _inspect(recipe: Recipe, args: argparse.Namespace) -> None:
             )
         found.sort(key=lambda one: (not one.chosen, -(one.scores.score or 0)))
         lines = [line for one in found for line in _described(one)]
-    lines += [" ".join(map(str, dataclasses.astuple(reject))) for reject in rejects]
+    lines += [" ".join(map(str, astuple(reject))) for reject in rejects]
     print("\n".join(lines))
 
 
 def _described(one: Candidate) -> Iterator[str]:
     score = "" if one.scores.score is None else f" consensus {one.scores.score:.3f}"
     state = "CHOSEN" if one.chosen else one.drop_reason or "kept"
-    yield f"\n{one.candidate_id} [{state}]{score} {one.prompt_version} {one.model_revision}"
+    yield f"\n{one.model}#{one.index} [{state}]{score} {one.prompt_version} {one.model_revision}"
     yield textwrap.indent(textwrap.fill(one.text, 96), "  ")
     if one.generated != one.text:
         yield "  as generated:"

@@ -167,21 +167,17 @@ def consensus_scores(
     weights: Sequence[float] = WEIGHTS,
     synonyms: Synonyms | None = None,
 ) -> list[Scores]:
-    """Consensus scores with their components, as stored with each candidate.
-
-    Equal captions of different models score 1 against each other; copies by one model count once.
+    """Consensus scores with their components, as stored with each candidate; see `consensus`.
 
     Args:
         candidates: Parsed captions of one image; None for failed candidates.
-        encode: Function from phrases to unit vectors; called once.
-        models: Model of each candidate.
+        encode: As in `consensus`.
+        models: Model of each candidate. `score` counts all other captions, copies by one model
+            once; `cross_model` only those of other models.
         texts: Text of each candidate; captions with equal text are equal. By default, captions with
             equal content are.
         weights: As in `capture_score`.
         synonyms: As in `capture_score`.
-
-    Returns:
-        Scores of each candidate; all fields are None if there is no counterpart.
     """
     keys: Sequence[Hashable] = texts or candidates
     if not len(candidates) == len(keys) == len(models):
@@ -200,7 +196,12 @@ def consensus_scores(
         for caption, model, key in zip(candidates, models, keys, strict=True)
     ]
     voters = [vote for vote in dict.fromkeys(votes) if vote]
-    pairs = _all_pairs(list(distinct.values()), encode, weights, synonyms)
+    # equal captions score 1 (CAPTURE itself: 10 / 12 without relations)
+    pairs = {(number, number): _EQUAL for number in range(len(distinct))}
+    if len(distinct) > 1:
+        scorer = _Pairs(list(distinct.values()), encode, weights, synonyms)
+        for one, other in combinations(range(len(distinct)), 2):
+            pairs[one, other] = pairs[other, one] = scorer.score(one, other)
     found = []
     for own in votes:
         if own is None:
@@ -235,21 +236,6 @@ def choose(candidates: Sequence[Candidate], model_priority: Sequence[str]) -> in
     return min(alive, key=rank, default=None)
 
 
-def _all_pairs(
-    captions: Sequence[ParsedCaption],
-    encode: Encode,
-    weights: Sequence[float],
-    synonyms: Synonyms | None,
-) -> dict[tuple[int, int], CaptureScore]:
-    """Scores of all pairs. Equal captions score 1 (CAPTURE itself: 10 / 12 without relations)."""
-    scores = {(number, number): _EQUAL for number in range(len(captions))}
-    if len(captions) > 1:
-        pairs = _Pairs(captions, encode, weights, synonyms)
-        for one, other in combinations(range(len(captions)), 2):
-            scores[one, other] = scores[other, one] = pairs.score(one, other)
-    return scores
-
-
 def _mean(values: Iterable[float]) -> float | None:
     """Mean that does not depend on the order of the values; None if there are none."""
     listed = list(values)
@@ -273,9 +259,13 @@ class _Pairs:
             [[(word,) for word in one.attribute_words()] for one in captions],
             [[*sorted(one.relations)] for one in captions],
         ]
-        items = chain.from_iterable(chain.from_iterable(kinds))
-        cosines = _Cosines({" ".join(item) for item in items}, encode)
-        self._kinds = [_Phrases(lists, cosines, synonyms) for lists in kinds]
+        unique = sorted({" ".join(item) for lists in kinds for item in chain.from_iterable(lists)})
+        vectors = _unit_vectors(unique, encode) if unique else np.zeros((0, 1))
+        products = vectors @ vectors.T
+        # matrix products may be asymmetric in the last bit
+        cosines: NDArray[np.float64] = np.maximum(products, products.T)
+        rows = {phrase: row for row, phrase in enumerate(unique)}
+        self._kinds = [_Phrases(lists, rows, cosines, synonyms) for lists in kinds]
 
     def score(self, candidate: int, reference: int) -> CaptureScore:
         f1s, rest = [], []
@@ -294,18 +284,26 @@ class _Phrases:
 
     Args:
         lists: Phrases of each caption as tuples of words, in matching order.
-        cosines: Cosine similarities of all these phrases.
+        rows: Row of each phrase in `cosines`.
+        cosines: Exactly symmetric cosine similarities.
         synonyms: Whether two words are synonyms; phrases are if all their words are.
     """
 
-    def __init__(self, lists: list[list[Parts]], cosines: "_Cosines", synonyms: Synonyms):
+    def __init__(
+        self,
+        lists: list[list[Parts]],
+        rows: Mapping[str, int],
+        cosines: NDArray[np.float64],
+        synonyms: Synonyms,
+    ):
         unique = sorted(set(chain.from_iterable(lists)))
         numbers = {item: number for number, item in enumerate(unique)}
         self.lists = [[numbers[item] for item in items] for items in lists]
         self._synonymous = np.ones((len(unique),) * 2, dtype=bool)
         for words in zip(*unique, strict=True):
             self._synonymous &= _synonymous(words, synonyms)
-        self._similarity = cosines.among([" ".join(item) for item in unique])
+        own = [rows[" ".join(item)] for item in unique]
+        self._similarity = cosines[np.ix_(own, own)]
 
     def match(self, one: int, other: int) -> tuple[float, float]:
         """Matches of caption `one` in caption `other`, and of `other` in `one`.
@@ -327,23 +325,6 @@ class _Phrases:
         similarity = self._similarity[left[:, None], right]
         soft = [max(float(similarity.max(axis=axis).sum()), 0.0) for axis in (1, 0)]
         return matched + soft[0], matched + soft[1]
-
-
-class _Cosines:
-    """Exactly symmetric cosine similarities of phrases, each embedded once."""
-
-    def __init__(self, phrases: Iterable[str], encode: Encode):
-        unique = sorted(phrases)
-        self._rows = {phrase: row for row, phrase in enumerate(unique)}
-        vectors = _unit_vectors(unique, encode) if unique else np.zeros((0, 1))
-        products = vectors @ vectors.T
-        # matrix products may be asymmetric in the last bit
-        self._matrix: NDArray[np.float64] = np.maximum(products, products.T)
-
-    def among(self, phrases: Iterable[str]) -> NDArray[np.float64]:
-        """Cosine similarities of these phrases, `(phrases, phrases)`."""
-        rows = [self._rows[phrase] for phrase in phrases]
-        return self._matrix[np.ix_(rows, rows)]
 
 
 def _synonymous(words: Sequence[str], synonyms: Synonyms) -> NDArray[np.bool_]:

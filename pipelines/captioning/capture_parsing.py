@@ -6,7 +6,7 @@ with spaCy; they differ on few words.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from .capture import ParsedCaption
 from .grammar import language_revision, tag_documents
@@ -59,7 +59,8 @@ def parsed_caption(
     Raises:
         MissingDependencyError: WordNet or the tagger is missing.
     """
-    nouns = set(map(_thing, nouns_of(sentences)))
+    tokens = (token for text in tag_documents(sentences) for token in text)
+    nouns = {_thing(token.text) for token in tokens if token.tag_.startswith("NN")}
 
     def backed(thing: str) -> bool:
         return thing in nouns or all(word in nouns for word in thing.split(" "))
@@ -86,12 +87,6 @@ def parsed_caption(
 def parsing_revision() -> str:
     """Version of the tagger and of these rules."""
     return f"{RULES_VERSION}/{language_revision()}"
-
-
-def nouns_of(texts: Iterable[str]) -> list[str]:
-    """Nouns (common and proper, singular and plural) as written."""
-    documents = tag_documents(texts)
-    return [token.text for text in documents for token in text if token.tag_.startswith("NN")]
 
 
 def _thing(head: str) -> str:

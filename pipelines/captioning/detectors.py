@@ -4,7 +4,6 @@ The image encoder runs once per image and the text encoder once per phrase; thei
 combined by dot products.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from dataset_builders.images import decode_image
 
 from .batches import filled
+from .encoder import PhraseCache
 from .records import SourceImage
 
 OWLV2 = "google/owlv2-large-patch14-ensemble"
@@ -35,15 +35,12 @@ class Owlv2Detector:
         model: Hub id or folder.
         revision: Revision of the weights.
         device: Torch device; the first GPU, or the CPU, by default.
-
-    Attributes:
-        revision: Version of model and rules.
     """
 
     def __init__(self, model: str = OWLV2, revision: str = "main", device: str | None = None):
         self._name, self._revision = model, revision
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._queries: OrderedDict[str, torch.Tensor | None] = OrderedDict()
+        self._embed = PhraseCache(self._text_embeds, MAX_PHRASES)
         self.revision = f"{RULES_VERSION}/{model}@{revision}"
 
     @cached_property
@@ -75,42 +72,34 @@ class Owlv2Detector:
         feature_map, _ = self._model.image_embedder(pixels.to(self._device))
         patches = feature_map.reshape(1, -1, feature_map.shape[-1])
         scores = np.full(len(phrases), np.nan, dtype=np.float32)
-        queries = {
-            number: one for number, one in enumerate(self._embed(phrases)) if one is not None
-        }
-        if queries:
-            logits, _ = self._model.class_predictor(patches, torch.stack([*queries.values()])[None])
-            scores[[*queries]] = torch.sigmoid(logits[0].float()).amax(dim=0).cpu().numpy()
+        if not phrases:
+            return scores
+        embeds = self._embed(list(phrases))
+        scored = ~np.isnan(embeds[:, 0])
+        if scored.any():
+            queries = torch.from_numpy(embeds[scored]).to(self._device)
+            logits, _ = self._model.class_predictor(patches, queries[None])
+            scores[scored] = torch.sigmoid(logits[0].float()).amax(dim=0).cpu().numpy()
         return scores
 
-    def _embed(self, phrases: Sequence[str]) -> list[torch.Tensor | None]:
-        """Text embedding of each phrase; None for phrases that are too long."""
-        unknown = sorted(set(phrases) - self._queries.keys())
-        for start in range(0, len(unknown), PHRASES_AT_A_TIME):
-            self._read(unknown[start : start + PHRASES_AT_A_TIME])
-        found = [self._queries[phrase] for phrase in phrases]
-        for phrase in dict.fromkeys(phrases):
-            self._queries.move_to_end(phrase)
-        while len(self._queries) > MAX_PHRASES:
-            self._queries.popitem(last=False)
-        return found
-
-    def _read(self, phrases: list[str]) -> None:
-        tokenizer = self._processor.tokenizer
+    def _text_embeds(self, phrases: list[str]) -> NDArray[np.float32]:
+        """Text embedding of each phrase; NaN for phrases that are too long."""
+        tokenizer, config = self._processor.tokenizer, self._model.config
+        embeds = np.full((len(phrases), config.projection_dim), np.nan, dtype=np.float32)
         lengths = [len(ids) for ids in tokenizer(phrases)["input_ids"]]
-        short = [p for p, n in zip(phrases, lengths, strict=True) if n <= MAX_TOKENS]
-        self._queries.update(dict.fromkeys(phrases))
-        if not short:
-            return
-        inputs = tokenizer(
-            filled(short, PHRASES_AT_A_TIME),
-            padding="max_length",
-            max_length=MAX_TOKENS,
-            return_tensors="pt",
-        )
-        output = self._model.owlv2.get_text_features(
-            input_ids=inputs["input_ids"].to(self._device),
-            attention_mask=inputs["attention_mask"].to(self._device),
-        )
-        vectors = getattr(output, "pooler_output", output)
-        self._queries.update(zip(short, vectors[: len(short)].clone(), strict=True))
+        short = [number for number, length in enumerate(lengths) if length <= MAX_TOKENS]
+        for start in range(0, len(short), PHRASES_AT_A_TIME):
+            numbers = short[start : start + PHRASES_AT_A_TIME]
+            inputs = tokenizer(
+                filled([phrases[number] for number in numbers], PHRASES_AT_A_TIME),
+                padding="max_length",
+                max_length=MAX_TOKENS,
+                return_tensors="pt",
+            )
+            output = self._model.owlv2.get_text_features(
+                input_ids=inputs["input_ids"].to(self._device),
+                attention_mask=inputs["attention_mask"].to(self._device),
+            )
+            vectors = getattr(output, "pooler_output", output)
+            embeds[numbers] = vectors[: len(numbers)].float().cpu().numpy()
+        return embeds

@@ -20,9 +20,11 @@ import numpy as np
 from huggingface_hub import HfApi, try_to_load_from_cache
 from numpy.typing import NDArray
 
+from dataset_builders.errors import MissingExtraError
+
 from .batches import batches, filled
 from .capture import Encode
-from .errors import CaptioningError, MissingDependencyError
+from .errors import CaptioningError
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +35,10 @@ ROUNDING = 2.0**-22
 
 # padding step in tokens, minimum phrases per batch, approximate tokens per batch
 _LENGTH_STEP, _BATCH_PHRASES, _BATCH_TOKENS = 3, 8, 64
-_EXTRA = 'Install it with `pip install -e ".[captioning]"`.'
 
 
 class SentenceEncoder:
-    """Phrase embeddings by a sentence-transformers model. Create it with `sentence_encoder`.
-
-    Attributes:
-        model: The sentence-transformers model.
-        revision: Digest of the weights, and version of library and batching.
-    """
+    """Phrase embeddings by a sentence-transformers model. Create it with `sentence_encoder`."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -78,16 +74,13 @@ class SentenceEncoder:
 
 
 class PhraseCache:
-    """LRU cache of phrase embeddings.
+    """Thread-safe LRU cache of phrase embeddings; `revision` is that of the encoder.
 
-    Thread-safe; phrases that several threads request while it is busy share a batch.
+    Phrases that several threads request while it is busy share a batch.
 
     Args:
         encode: Function from phrases to vectors; each vector must depend on its phrase only.
         max_phrases: Maximum number of cached phrases; each takes 1.5 kB at 384 dimensions.
-
-    Attributes:
-        revision: Revision of the encoder.
     """
 
     def __init__(self, encode: Encode, max_phrases: int = 100_000):
@@ -132,21 +125,20 @@ def sentence_encoder(name: str = DEFAULT_ENCODER, device: str = "cpu") -> Senten
         device: Torch device.
 
     Raises:
-        MissingDependencyError: sentence-transformers or the package is not installed.
+        MissingExtraError: sentence-transformers or the package is not installed.
         CaptioningError: The model cannot be loaded.
     """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Phrase similarity needs sentence-transformers. {_EXTRA}"
-        ) from error
-    wheel = _wheel_folder()
+        raise MissingExtraError("sentence-transformers", "captioning") from error
+    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    wheel = Path(package.origin).parent / "model" if package and package.origin else None
     if name == DEFAULT_ENCODER and wheel and not _is_available(name):
         logger.warning("The Hub cannot be reached; using the copy of %s in %s.", name, WHEEL)
         name = WHEEL
     if name == WHEEL and wheel is None:
-        raise MissingDependencyError(f"The package {WHEEL!r} is not installed. {_EXTRA}")
+        raise MissingExtraError(WHEEL, "captioning")
     try:
         model = SentenceTransformer(str(wheel) if name == WHEEL else name, device=device)
     except (OSError, ValueError) as error:
@@ -170,11 +162,6 @@ def _is_available(name: str) -> bool:
 
 def _batch_size(length: int) -> int:
     return max(_BATCH_PHRASES, _BATCH_TOKENS // length)
-
-
-def _wheel_folder() -> Path | None:
-    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
-    return Path(package.origin).parent / "model" if package and package.origin else None
 
 
 def _digest(model: Any) -> str:

@@ -4,10 +4,10 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from dataset_builders.errors import ReportedError
+from dataset_builders.errors import DatasetError, ReportedError
 
 
-class CaptioningError(ReportedError, ValueError):
+class CaptioningError(DatasetError):
     """Raised for an invalid recipe or input; the message says what to change."""
 
 
@@ -36,7 +36,7 @@ class ModelUnavailableError(ReportedError):
 
 
 class MissingDependencyError(ReportedError, ImportError):
-    """Raised for a missing package or data file; the message says how to install it."""
+    """Raised for missing language data; the message says how to install it."""
 
 
 def load_callable(name: str, field: str) -> Callable[..., Any]:

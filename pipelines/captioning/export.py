@@ -13,12 +13,7 @@ from dataset_builders.images import BadImageError, storable_bytes
 from dataset_builders.parquet import open_shard
 from dataset_builders.schema import VIEWS, DatasetMetadata, parse_config_name
 from dataset_builders.splits import random_split
-from dataset_builders.storage import (
-    list_tables,
-    read_metadata,
-    read_table,
-    table_shards,
-)
+from dataset_builders.storage import list_tables, read_metadata, read_table, table_shards
 from dataset_builders.storage import read_rejects as read_build_rejects
 from dataset_builders.writer import DatasetWriter
 
@@ -26,7 +21,6 @@ from .errors import CaptioningError
 from .inputs import BadRow, list_shards, read_shard
 from .ledger import ShardFolder, unit_key
 from .recipe import Recipe
-from .records import Candidate
 from .tables import AUDIT_COLUMNS, read_candidates, read_rejects
 
 ROWS_AT_A_TIME = 64
@@ -40,14 +34,7 @@ def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
     `<city>-captions` holds all candidates; the image tables hold the chosen caption, its model and
     its score. The other tables are copied from the source; an image without a chosen caption keeps
     its previous one. If the source is a folder of images, each image becomes a region without a
-    location.
-
-    Args:
-        recipe: Recipe of the run.
-        dataset_dir: New folder, or that of an interrupted export.
-
-    Returns:
-        The dataset folder.
+    location. `dataset_dir` is a new folder, or that of an interrupted export.
 
     Raises:
         CaptioningError: The run is not finished.
@@ -173,16 +160,15 @@ def _city(folder: ShardFolder) -> str:
 
 def _chosen(folders: list[ShardFolder]) -> dict[str, dict[str, Any]]:
     """Caption columns of each image with a chosen candidate, by `image_id`."""
-
-    def columns(one: Candidate) -> dict[str, Any]:
-        return {
+    return {
+        one.image_id: {
             "caption": one.text,
             "caption_model": one.model,
             "caption_score": one.scores.score,
         }
-
-    candidates = read_candidates([folder.candidates for folder in folders])
-    return {one.image_id: columns(one) for one in candidates if one.chosen}
+        for one in read_candidates([folder.candidates for folder in folders])
+        if one.chosen
+    }
 
 
 def _candidate_rows(folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
@@ -193,7 +179,6 @@ def _candidate_rows(folders: list[ShardFolder]) -> Iterator[dict[str, Any]]:
 
 
 def _reject(writer: DatasetWriter, recipe: Recipe, folders: list[ShardFolder]) -> None:
-    """Write the rejects of the source and of the run."""
     if not is_plain(recipe) and Path(recipe.dataset_name).is_dir():
         for row in read_build_rejects(recipe.dataset_name).itertuples():
             writer.reject(*map(str, (row.table, row.item, row.reason, row.detail)))

@@ -65,13 +65,11 @@ class Answer:
     """Cleaned text of a model's answer, and its request.
 
     Attributes:
-        text: Caption.
         finish_reason: "length" if the answer was truncated.
         prompt: Prompt, which the answer must not repeat.
         original: For a refined caption: the original caption without the rejected phrases.
         rejected: For a refined caption: phrases that it must not mention.
-        kept: For a refined caption: supported phrases; a rejected phrase within one of them is
-            allowed.
+        kept: For a refined caption: phrases in which rejected ones are allowed.
     """
 
     text: str
@@ -222,12 +220,7 @@ class Filters:
         return _first(self._image, image, image_id)
 
     def text_reason(self, answer: Answer, only: Collection[str] | None = None) -> str:
-        """Reason for dropping an answer; empty if it is kept.
-
-        Args:
-            answer: Cleaned answer; for a refined caption with its `original`.
-            only: Names of the filters to apply; all by default.
-        """
+        """Reason for dropping an answer by all filters, or `only` some; empty if it is kept."""
         if not answer.text.strip():
             return "empty"
         table = self._text if answer.original is None else self._text | REFINED_FILTERS

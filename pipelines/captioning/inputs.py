@@ -14,7 +14,6 @@ from typing import Literal, cast
 
 import pyarrow.parquet as pq
 
-from dataset_builders.errors import DatasetError
 from dataset_builders.parquet import open_shard
 from dataset_builders.schema import VIEWS, config_name
 from dataset_builders.storage import DATA_FOLDER, list_tables, table_shards
@@ -35,11 +34,8 @@ class InputShard:
     Attributes:
         name: Name, unique in the run and usable as a folder name.
         table: Config name of the table, `<city>-<view>`.
-        view: "street_view" or "satellite".
-        kind: "dataset" or "folder".
         source: Parquet file, or folder.
-        start: Index of the first row or file.
-        count: Number of rows or files.
+        start: Index of the first of `count` rows or files.
         stamp: Value that changes when the images may have changed.
     """
 
@@ -66,14 +62,11 @@ def list_shards(recipe: Recipe) -> list[InputShard]:
     """All shards of a run, in a fixed order.
 
     Raises:
-        CaptioningError: Unknown dataset, city or view, or no images.
+        DatasetError: Unknown dataset, city or view, or no images.
     """
     root = Path(recipe.dataset_name)
-    try:
-        plain = root.is_dir() and not (root / DATA_FOLDER).is_dir()
-        shards = _folder_shards(recipe, root) if plain else _dataset_shards(recipe)
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from error
+    plain = root.is_dir() and not (root / DATA_FOLDER).is_dir()
+    shards = _folder_shards(recipe, root) if plain else _dataset_shards(recipe)
     if not shards:
         raise CaptioningError(f"{recipe.dataset_name!r} has no image to caption.")
     return shards

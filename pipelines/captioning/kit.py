@@ -43,18 +43,10 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Kit:
-    """Models and components of a run.
+    """Models and components of a run, by their protocols in `records`.
 
     Attributes:
-        recipe: Recipe of the run.
         models: Captioning models by name, in the recipe's order.
-        segmenter: Segments an image into masks.
-        parser: Parses sentences into scene graphs.
-        detector: Scores phrases against an image.
-        encode: Embeds phrases, with a cache.
-        prompts: Prompt templates.
-        blurrer: Pixelates faces and number plates.
-        filters: Filters of images and captions.
         in_parser: Thread of the parser, which is not thread-safe.
         in_detector: Thread of the detector, which is not thread-safe.
         in_consensus: Threads that compute consensus scores.
@@ -94,11 +86,6 @@ class Kit:
         blur = self.recipe.privacy.blur
         return blur == "always" or (blur == "remote" and model.remote)
 
-    async def close_models(self) -> None:
-        """Close all captioning models."""
-        for model in self.models.values():
-            await model.close()
-
 
 async def in_threads(pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
     """Run a function in a thread pool."""
@@ -110,8 +97,8 @@ def open_kit(recipe: Recipe) -> Iterator[Kit]:
     """Create all models and components of a recipe.
 
     Raises:
-        CaptioningError: Unknown name or option.
-        MissingDependencyError: A package or a data file is missing.
+        DatasetError: Unknown name or option.
+        ImportError: A package or a data file is missing.
     """
     # progress bars of weight loading would break the progress bar of the run
     transformers.utils.logging.disable_progress_bar()
@@ -139,16 +126,11 @@ def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
 
 
 def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
-    """Create a segmenter, parser or detector.
-
-    Args:
-        kind: A key of `PARTS`.
-        component: Name and options.
-        dataset_name: Dataset of the run; only used by the simulated detector.
+    """Create a segmenter, parser or detector, named in `PARTS[kind]`.
 
     Raises:
         CaptioningError: Unknown name or option.
-        MissingDependencyError: Its packages are not installed.
+        MissingExtraError: Its packages are not installed.
     """
     if component.name not in PARTS[kind]:
         raise CaptioningError(

@@ -67,10 +67,7 @@ class Unit:
         model: Name of the captioning model; empty if none was called.
         result: JSON value; None for a failure.
         reason: Reason of a failure, else empty.
-        detail: Details of a failure.
-        attempts: Number of requests sent.
-        seconds: Wall-clock time.
-        finished_at: Unix time in seconds.
+        seconds: Wall-clock time; `finished_at` is Unix time.
     """
 
     key: str
@@ -95,15 +92,7 @@ PLACES = ", ".join("?" for _ in fields(Unit))
 
 
 def unit_key(stage: str, **parts: Any) -> str:
-    """Hash of a stage and of everything that its result depends on.
-
-    Args:
-        stage: Name of the stage.
-        parts: JSON values, dataclasses, settings of a recipe, and tuples of them.
-
-    Returns:
-        64 hexadecimal digits, equal in every process.
-    """
+    """Hash of a stage and of everything that its result depends on, equal in every process."""
     content = json.dumps(
         [stage, parts], sort_keys=True, ensure_ascii=True, default=_plain, allow_nan=False
     )
@@ -144,10 +133,6 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the file; safe to call twice."""
         self._stack.close()
 
     def get(self, key: str) -> Unit | None:
@@ -236,17 +221,7 @@ def _unit(row: tuple[Any, ...]) -> Unit:
 
 
 class ShardFolder:
-    """Files of a shard.
-
-    Args:
-        output_dir: Output folder of the run.
-        shard: Input shard.
-
-    Attributes:
-        ledger: Units of all stages; locked by one process at a time.
-        candidates: Table of candidates, written when the shard is finished.
-        rejects: Table of rejects, written when the shard is finished.
-    """
+    """Files of a shard: ledger of units, tables of candidates and rejects, and marker."""
 
     def __init__(self, output_dir: str | Path, shard: InputShard):
         self.shard = shard
@@ -257,28 +232,22 @@ class ShardFolder:
         self.marker = path / "done.json"
         self._tables = (self.candidates, self.rejects)
 
-    def is_done(self, fingerprint: str) -> bool:
-        """Whether the tables were written for this fingerprint."""
-        return self.summary().get("fingerprint") == fingerprint
+    def is_done(self, fingerprint: str, check_tables: bool = False) -> bool:
+        """Whether the tables were written for this fingerprint; damaged ones are set aside."""
+        if self.summary().get("fingerprint") != fingerprint:
+            return False
+        hashes = self.summary().get("sha256", {})
+        tables = self._tables if check_tables else ()
+        return all(_is_whole(path, hashes.get(path.name)) for path in tables)
 
     def summary(self) -> dict[str, Any]:
         """Counts of a finished shard (`images`, `rejects`); empty for an unfinished one."""
         return dict(read_json(self.marker) or {})
 
-    def has_whole_tables(self) -> bool:
-        """Whether the tables exist and are intact; damaged ones are set aside."""
-        hashes = self.summary().get("sha256", {})
-        whole = [_is_whole(path, hashes.get(path.name)) for path in self._tables]
-        return all(whole)
-
     def finish(self, fingerprint: str, counts: Mapping[str, int]) -> None:
         """Mark the shard as finished."""
         hashes = {path.name: file_sha256(path) for path in self._tables}
         write_state(self.marker, {"fingerprint": fingerprint, **counts, "sha256": hashes})
-
-    def reopen(self) -> None:
-        """Mark the shard as unfinished, keeping its stored units."""
-        self.marker.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path, sha256: str | None) -> bool:
@@ -297,17 +266,11 @@ def finished_shards(recipe: Recipe) -> list[ShardFolder]:
 
 
 def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard) -> str:
-    """Hash of everything that the tables of a shard depend on.
-
-    Args:
-        recipe: Recipe of the run.
-        revisions: Revisions of all components, see `Kit.revisions`.
-        shard: Input images.
-    """
+    """Hash of recipe, `Kit.revisions` and images: everything that a shard's tables depend on."""
     return unit_key(
         "shard",
         code=CODE_VERSION,
-        recipe=recipe.outcome_fields(),
+        recipe=recipe.model_dump(exclude={"output_dir", "run", "models"}),
         revisions=dict(revisions),
         images=shard,
     )

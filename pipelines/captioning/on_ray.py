@@ -7,26 +7,20 @@ from typing import Any
 
 from dataset_builders import machine_errors
 from dataset_builders.errors import ReportedError
-from pipelines.common.errors import InputError
 from pipelines.common.on_ray import map_pieces
 
 from .errors import CaptioningError
 from .inputs import InputShard
 from .kit import open_kit
 from .recipe import Recipe
-from .worker import Worker
+from .run import Worker
 
 GPUS_PER_ACTOR = 0.1
 """For detector and segmenter; the rest of the GPU is left to the model servers."""
 
 
 class ShardActor:
-    """Ray actor that captions one shard at a time.
-
-    Args:
-        recipe: Recipe of the run.
-        shards: Input shards, indexed by the numbers in a batch.
-    """
+    """Ray actor that captions one shard at a time; batches hold indices of the shards."""
 
     def __init__(self, recipe: Recipe, shards: Sequence[InputShard]):
         self._shards = shards
@@ -61,11 +55,8 @@ def caption_on_ray(
     with open_kit(recipe):
         pass  # detects unknown names and missing packages before the cluster is used
     arguments = (recipe, list(shards))
-    try:
-        errors = map_pieces(
-            ShardActor, arguments, len(shards), actors, GPUS_PER_ACTOR, address, progress
-        )
-    except InputError as error:
-        raise CaptioningError(str(error)) from error
+    errors = map_pieces(
+        ShardActor, arguments, len(shards), actors, GPUS_PER_ACTOR, address, progress
+    )
     if errors:
         raise CaptioningError("\n".join(errors))

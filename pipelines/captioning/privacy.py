@@ -6,10 +6,10 @@ before an image leaves the machine.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from PIL import Image
 from dataset_builders.images import decode_image, encode_image
 
 from .errors import MissingDependencyError, load_callable
-from .records import Box
+from .records import Box, SourceImage
+from .segment import crop
 
 BLURRER_RULES = "blur-2"
 CASCADES = (
@@ -41,16 +42,13 @@ Detector = Callable[[NDArray[np.uint8]], Sequence[Box]]
 
 
 class Blurrer:
-    """Pixelates faces and number plates.
+    """Pixelates faces and number plates; `revision` is part of the ledger's keys.
 
     Args:
         detector: "package.module:callable", a `Detector`; OpenCV's cascades by default.
 
     Raises:
         CaptioningError: The detector cannot be imported.
-
-    Attributes:
-        revision: Version of detector and rules; part of the ledger's keys.
     """
 
     def __init__(self, detector: str | None = None):
@@ -120,18 +118,57 @@ def _cascade_detector() -> Detector:
             size = (round(width / scale), round(height / scale))
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         grey = cv2.equalizeHist(grey)
-        return [
-            _box(found, scale)
-            for cascade in cascades
-            for found in cascade.detectMultiScale(grey, 1.1, 4, minSize=(16, 16))
-        ]
+        boxes = []
+        for cascade in cascades:
+            for found in cascade.detectMultiScale(grey, 1.1, 4, minSize=(16, 16)):
+                left, top, width, height = (round(float(value) * scale) for value in found)
+                boxes.append(Box(top, left, height, width))
+        return boxes
 
     return detect
 
 
-def _box(found: Sequence[Any], scale: float) -> Box:
-    left, top, width, height = (round(float(value) * scale) for value in found)
-    return Box(top, left, height, width)
+class ModelImage:
+    """An image in the encoded forms that models receive. Thread-safe."""
+
+    def __init__(self, source: SourceImage, blurrer: Blurrer):
+        self._source, self._blurrer = source, blurrer
+        self._lock = threading.RLock()
+
+    @property
+    def pixels(self) -> Image.Image:
+        """Upright RGB image.
+
+        Raises:
+            BadImageError: The image cannot be decoded.
+        """
+        with self._lock:
+            return self._decoded
+
+    def encode(self, box: Box | None, blurred: bool) -> bytes:
+        """JPEG of the image, or of a box and its margin, without metadata."""
+        with self._lock:
+            if box is None:
+                return self._blurred if blurred else self._plain
+            image = self._decoded_blurred if blurred else self._decoded
+            return encode_image(crop(image, box), "JPEG", JPEG_QUALITY)
+
+    @cached_property
+    def _decoded(self) -> Image.Image:
+        return decode_image(self._source.data)
+
+    @cached_property
+    def _plain(self) -> bytes:
+        # re-encoded, since servers disagree on EXIF orientation, and metadata may identify people
+        return encode_image(self._decoded, "JPEG", JPEG_QUALITY)
+
+    @cached_property
+    def _blurred(self) -> bytes:
+        return self._blurrer.blur(self._plain)
+
+    @cached_property
+    def _decoded_blurred(self) -> Image.Image:
+        return decode_image(self._blurred)
 
 
 # ---- texts --------------------------------------------------------------------------------------
@@ -148,8 +185,10 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
     # linear time: repetitions are bounded, and a match cannot start within a longer one
     "email": re.compile(
         r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,4}"
+        # and others that touch it: what is left of them would look like an address again
+        r"(?:[\w.+-]*@[\w.+-]+)*"
     ),
-    "url": re.compile(r"\b(?:https?://|www\.)[^\s<>\"']{1,200}", re.IGNORECASE),
+    "url": re.compile(r"\b(?:https?://|www\.)[^\s<>\"']+", re.IGNORECASE),
     "phone": re.compile(
         r"(?<![\w.,-])(?:\+|00)[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}(?![\w-])"
         r"|(?<![\w.,-])\(?0\d{1,4}\)?(?:[ .-]\d{2,4}){2,4}(?![\w-])"
@@ -177,24 +216,24 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
 
 def scan_text(text: str) -> tuple[str, ...]:
     """Kinds of personal data that a text appears to contain, as sorted keys of `REPLACEMENTS`."""
-    return tuple(sorted({kind for kind, _, _ in _findings(text)}))
+    return tuple(sorted({kind for _, _, kind in _findings(text)}))
 
 
 def redact_text(text: str) -> str:
-    """Replace the personal data that `scan_text` finds."""
-    parts, at = [], 0
-    for kind, start, stop in _findings(text):
-        if start >= at:
-            parts += [text[at:start], REPLACEMENTS[kind]]
-            at = stop
-    return "".join([*parts, text[at:]])
+    """Replace the personal data that `scan_text` finds; overlapping findings become one."""
+    parts, end = [], 0
+    for start, stop, kind in _findings(text):
+        if start >= end:
+            parts += [text[end:start], REPLACEMENTS[kind]]
+        end = max(end, stop)
+    return "".join([*parts, text[end:]])
 
 
-def _findings(text: str) -> Iterator[tuple[str, int, int]]:
+def _findings(text: str) -> list[tuple[int, int, str]]:
+    """Start, end and kind of each finding; of those that start together, the longest first."""
     found = [
-        (match.start(), -match.end(), kind)
+        (match.start(), match.end(), kind)
         for kind, pattern in _PATTERNS.items()
         for match in pattern.finditer(text)
     ]
-    for start, stop, kind in sorted(found):
-        yield kind, start, -stop
+    return sorted(found, key=lambda one: (one[0], -one[1], one[2]))

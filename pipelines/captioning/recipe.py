@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from dataset_builders.errors import DatasetError
 from dataset_builders.yaml_records import Record, make_record, read_yaml
 
-from .errors import CaptioningError
 from .records import Task, View
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -162,10 +160,6 @@ class Recipe(Record):
         """Model names in order of priority."""
         return tuple(model["name"] for model in self.models)
 
-    def outcome_fields(self) -> dict[str, Any]:
-        """Fields that affect results."""
-        return self.model_dump(exclude={"output_dir", "run", "models"})
-
 
 def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
     """Read a recipe from a YAML file.
@@ -175,23 +169,16 @@ def read_recipe(path: str | Path, **overrides: Any) -> Recipe:
         overrides: Top-level fields that replace those of the file, unless they are None.
 
     Raises:
-        CaptioningError: Unreadable file, or unknown fields or invalid values; all are listed.
+        DatasetError: Unreadable file, or unknown fields or invalid values; all are listed.
     """
-    try:
-        values = read_yaml(path)
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from error
-    values |= {name: value for name, value in overrides.items() if value is not None}
-    return make_recipe(values)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return make_recipe(read_yaml(path) | given)
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
     """Create a recipe from plain values, as in a YAML file.
 
     Raises:
-        CaptioningError: Unknown or missing fields, or invalid values; all are listed.
+        DatasetError: Unknown or missing fields, or invalid values; all are listed.
     """
-    try:
-        return make_record(Recipe, values)
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from error
+    return make_record(Recipe, values)

@@ -19,14 +19,7 @@ PhraseSource = Literal["caption", "local"]
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An input image.
-
-    Attributes:
-        image_id: Id in the input table.
-        view: "street_view" or "satellite".
-        sha256: Hash of the encoded bytes, hexadecimal.
-        data: Encoded bytes, as stored.
-    """
+    """An input image: encoded bytes as stored, and their hash in hexadecimal."""
 
     image_id: str
     view: View
@@ -61,13 +54,8 @@ class Request:
     Real models receive `prompt` and `image`; simulated models use the other fields.
 
     Attributes:
-        task: Stage that sends the request.
-        prompt: Text of the user message.
         image: JPEG bytes of the image or crop, as sent.
-        sampling: Sampling parameters.
-        image_id: Id of the image.
         image_sha256: Hash of the image as stored.
-        view: "street_view" or "satellite".
         box: Box of the crop; None for the full image.
         caption: Long caption, for a merge.
         details: Local captions without unsupported phrases, for a merge.
@@ -94,8 +82,7 @@ class Reply:
     Attributes:
         text: Text as received, stripped; never empty.
         finish_reason: "stop", "length", "content_filter" or another value from the server.
-        prompt_tokens: Number of prompt tokens; 0 if not reported.
-        completion_tokens: Number of completion tokens; 0 if not reported.
+        prompt_tokens: Number of prompt tokens; 0 if not reported, as for `completion_tokens`.
         attempts: Number of requests sent.
         seconds: Time from the first request to the answer.
     """
@@ -112,10 +99,7 @@ class Reply:
 class SceneGraph:
     """Scene graph of a sentence, not normalised.
 
-    Attributes:
-        objects: Entity heads.
-        attributes: Pairs (head, attribute).
-        relations: Triples (subject head, relation, object head).
+    Attributes are pairs (head, attribute), relations triples (subject head, relation, object head).
     """
 
     objects: tuple[str, ...] = ()
@@ -175,12 +159,7 @@ class Usage:
 class Scores:
     """Mean CAPTURE scores of a candidate against the other candidates of its image.
 
-    Attributes:
-        score: Consensus score; None if there is no other candidate.
-        object_f1: Mean F1 score of the objects.
-        attribute_f1: Mean F1 score of the attributes.
-        relation_f1: Mean F1 score of the relations.
-        cross_model: Consensus score against candidates of other models only.
+    `cross_model` is the score against candidates of other models only. None: no other candidate.
     """
 
     score: float | None = None
@@ -195,10 +174,6 @@ class Candidate:
     """A candidate caption of an image.
 
     Attributes:
-        image_id: Id of the image.
-        image_sha256: Hash of the image's bytes.
-        view: "street_view" or "satellite".
-        model: Name of the model in the recipe.
         model_revision: Model id, revision and quantisation.
         prompt_version: Version of the prompt for the long caption.
         index: Index of the caption among those of its model and image.
@@ -211,9 +186,7 @@ class Candidate:
         phrases: Phrases of the caption and of its local captions.
         flags: Findings that do not drop the candidate ("phone", "merge_refusal", ...).
         drop_reason: Reason for exclusion from the consensus, else empty.
-        scores: Consensus scores.
         chosen: Whether it was chosen for its image.
-        usage: Cost.
     """
 
     image_id: str
@@ -235,11 +208,6 @@ class Candidate:
     scores: Scores = Scores()
     chosen: bool = False
     usage: Usage = Usage()
-
-    @property
-    def candidate_id(self) -> str:
-        """Unique among the candidates of an image: model and index."""
-        return f"{self.model}#{self.index}"
 
 
 class CaptionModel(Protocol):

@@ -1,51 +1,60 @@
 """Report of a run: counts, drop reasons and cost as Markdown and JSON, and a gallery."""
 
+import base64
 import hashlib
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dataset_builders.files import atomic_path, write_json
+from dataset_builders.images import BadImageError, decode_image, encode_image
 from pipelines.common.pages import page_environment
 
-from .gallery import Example, ReadImages, write_gallery
 from .inputs import read_shard
 from .ledger import finished_shards
 from .recipe import Recipe
-from .records import Candidate, SourceImage
+from .records import Box, Candidate, Phrase, SourceImage
 from .tables import read_candidates, read_rejects
 
 REPORT_FOLDER = "report"
+SIDE, JPEG_QUALITY = 800, 80  # longest side in pixels
+SHOWN_CHARACTERS = 8_000
+"""Maximum number of characters shown per text."""
 GALLERY_SHARES = {"without a caption": 0.4, "lowest consensus": 0.3, "random sample": 1.0}
 """Maximum share of the gallery by reason for showing an image, in order of priority."""
 # an underscore within a word is not markup
 MARKUP = re.compile(r"[\\`*\[\]<>|#&!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
+ReadImages = Callable[[frozenset[str]], Iterable[SourceImage]]
+"""Function from ids to images; may omit some or yield others."""
+
+
 @dataclass(frozen=True)
-class Findings:
-    """Summary of a run.
+class Example:
+    """An image in the gallery, the reason for showing it, and its candidates, best first."""
 
-    Attributes:
-        summary: Statistics of the run and of each model.
-        examples: Images to show, as the index of their table and their id, with the reason.
-    """
+    image_id: str
+    why: str
+    candidates: list[Candidate]
 
-    summary: dict[str, Any]
-    examples: dict[tuple[int, str], str]
+    @property
+    def boxes(self) -> dict[Box, int]:
+        """Salient boxes and their numbers, from 1."""
+        found = dict.fromkeys(detail.box for one in self.candidates for detail in one.details)
+        return {box: number for number, box in enumerate(found, 1)}
 
 
 def report_run(recipe: Recipe) -> Path:
-    """Write the report of the finished shards of a run.
-
-    Returns:
-        Path of report.md.
-    """
+    """Write the report of the finished shards of a run, and return the path of report.md."""
     finished = finished_shards(recipe)
 
     def images(wanted: frozenset[str]) -> Iterator[SourceImage]:
@@ -75,24 +84,21 @@ def write_report(
     synthetic: bool = False,
     gallery_size: int = 48,
 ) -> Path:
-    """Write report.md, report.json and gallery.html.
+    """Write report.md, report.json and gallery.html, see `examine`, and return report.md's path.
 
     Args:
         output_dir: Folder of the report; created if missing.
-        parts: Tables of candidates; the rows of an image are adjacent.
+        parts: Tables of candidates.
         rejects: Tables of rejects.
         images: Function that yields the images with given ids.
         title: Title of the report.
         synthetic: Whether images or models are simulated; stated in the report and the gallery.
         gallery_size: Number of images in the gallery; 0 for no gallery.
-
-    Returns:
-        Path of report.md.
     """
-    found = examine(parts, rejects, gallery_size)
-    summary = {"title": title, "synthetic": synthetic, **found.summary}
+    found, chosen = examine(parts, rejects, gallery_size)
+    summary = {"title": title, "synthetic": synthetic, **found}
     if gallery_size:
-        examples = _read_examples(parts, found.examples)
+        examples = _read_examples(parts, chosen)
         write_gallery(output_dir / "gallery.html", examples, images, summary)
     write_json(output_dir / "report.json", summary)
     environment = page_environment(__package__)
@@ -107,13 +113,17 @@ def write_report(
 
 def examine(
     parts: Sequence[Path], rejects: Sequence[Path] = (), gallery_size: int = 48
-) -> Findings:
+) -> tuple[dict[str, Any], dict[tuple[int, str], str]]:
     """Summarise a run and choose images for the gallery, in constant memory.
 
     Args:
         parts: Tables of candidates; the rows of an image are adjacent.
         rejects: Tables of rejects.
         gallery_size: Number of images to choose.
+
+    Returns:
+        Statistics of the run and of each model; and images to show, as the index of their table
+        and their id, with the reason.
     """
     views, words = Counter[str](), Counter[int]()
     models: defaultdict[str, _ModelTally] = defaultdict(_ModelTally)
@@ -144,12 +154,10 @@ def examine(
         "models": [models[name].summary(name, captioned) for name in sorted(models)],
         "rejects": _sorted(Counter(f"{one.stage}: {one.reason}" for one in listed)),
     }
-    return Findings(summary, _choices(ranked, gallery_size))
+    return summary, _choices(ranked, gallery_size)
 
 
 class _ModelTally:
-    """Statistics of the candidates of a model."""
-
     def __init__(self) -> None:
         self.numbers, self.dropped = Counter[str](), Counter[str]()
         self.revisions: set[str] = set()
@@ -184,7 +192,7 @@ class _ModelTally:
         }
 
 
-# ---- examples -----------------------------------------------------------------------------------
+# ---- the gallery --------------------------------------------------------------------------------
 
 _Ranked = tuple[float, bytes, int, str]  # rank, random order, index of the table, image id
 
@@ -208,7 +216,6 @@ def _choices(ranked: dict[str, list[_Ranked]], size: int) -> dict[tuple[int, str
 
 
 def _read_examples(parts: Sequence[Path], wanted: dict[tuple[int, str], str]) -> list[Example]:
-    """Images to show with their candidates, sorted by reason."""
     found = [
         Example(image_id, wanted[part, image_id], sorted(group, key=_order))
         for part in sorted({part for part, _ in wanted})
@@ -235,5 +242,58 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def _cell(text: Any) -> str:
-    """Escape text for a Markdown table cell."""
     return MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(str(text).split()))
+
+
+def write_gallery(
+    path: Path, examples: Sequence[Example], images: ReadImages, summary: Mapping[str, Any]
+) -> None:
+    """Write the HTML page; `summary` is that of `report.examine`."""
+    environment = page_environment(__package__)
+    environment.filters["readable"] = lambda code: code.replace("_", " ")
+    environment.filters["shown"] = _shown
+    page = environment.get_template("gallery.html.j2").render(
+        **summary,
+        style=(files(__package__) / "templates" / "gallery.css").read_text(encoding="utf-8"),
+        examples=examples,
+        total=summary["images"],
+        thumbnails=_thumbnails(examples, images),
+        phrases=_phrases,
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _thumbnails(examples: Iterable[Example], images: ReadImages) -> dict[str, dict[str, Any]]:
+    """Reduced copies as data URLs, with the size of the original.
+
+    By image hash, since two tables may use the same id for different images.
+    """
+    waiting = {one.candidates[0].image_sha256: one.image_id for one in examples}
+    found: dict[str, dict[str, Any]] = {}
+    for source in images(frozenset(waiting.values())):
+        if waiting.pop(source.sha256, None) is None:
+            continue
+        try:
+            image = decode_image(source.data)
+        except BadImageError:
+            continue
+        size = {"width": image.width, "height": image.height}
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        encoded = base64.b64encode(encode_image(image, "JPEG", JPEG_QUALITY)).decode("ascii")
+        found[source.sha256] = size | {"address": f"data:image/jpeg;base64,{encoded}"}
+        if not waiting:  # do not read the rest of a large dataset
+            break
+    return found
+
+
+def _shown(text: str) -> str:
+    left = len(text) - SHOWN_CHARACTERS
+    return f"{text[:SHOWN_CHARACTERS]} … {left:,} more characters" if left > 0 else text
+
+
+def _phrases(one: Candidate) -> list[Phrase]:
+    """Distinct phrases with a detector score, dropped ones first."""
+    asked = [phrase for phrase in one.phrases if phrase.score is not None]
+    unique = {(phrase.text, phrase.source): phrase for phrase in asked}
+    return sorted(unique.values(), key=lambda phrase: phrase.kept)

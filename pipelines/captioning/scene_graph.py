@@ -8,7 +8,7 @@ is in `grammar`.
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 from .batches import batches, filled
@@ -40,16 +40,28 @@ def split_sentences(text: str) -> list[str]:
     Returns:
         Stripped, non-empty parts of the text.
     """
-    return [text[start:end] for start, end in sentence_spans(text)]
-
-
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence in the text."""
-    spans, start = [], 0
+    found = []
     for line in text.splitlines(keepends=True):
-        spans += _line_spans(text, start, start + len(line))
-        start += len(line)
-    return spans
+        marker = _LIST_MARKER.match(line)
+        line = line[marker.end() :] if marker else line
+        ends = [mark.end() for mark in _END_MARK.finditer(line) if _is_end(line, mark)]
+        found += [line[start:end] for start, end in pairwise([0, *ends, len(line)])]
+    return [piece.strip() for piece in found if piece.strip()]
+
+
+def _is_end(line: str, mark: re.Match[str]) -> bool:
+    if mark.end() == len(line):
+        return True
+    before, after = line[: mark.start()], line[mark.end()]
+    if not after.isspace():  # a forgotten space: "its charm.A train track"
+        return mark[0] == "." and after.isupper() and bool(_GLUED_WORD.search(before))
+    if mark[0] != ".":
+        return True
+    word = _LAST_WORD.search(before[-20:])
+    if word is None:
+        return True
+    # initials are capitals; other abbreviations may be in either case
+    return not any(_ABBREVIATION.fullmatch(form) for form in (word[0], word[0].lower()))
 
 
 def parse_graph_string(text: str) -> SceneGraph:
@@ -95,35 +107,6 @@ def merge_graphs(graphs: Iterable[SceneGraph]) -> SceneGraph:
     )
 
 
-def _line_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    marker = _LIST_MARKER.match(text, start, end)
-    start = marker.end() if marker else start
-    ends = [mark.end() for mark in _END_MARK.finditer(text, start, end) if _ends(text, mark, end)]
-    spans = zip([start, *ends], [*ends, end], strict=True)
-    return [span for span in (_trimmed(text, *span) for span in spans) if span[0] < span[1]]
-
-
-def _ends(text: str, mark: re.Match[str], line_end: int) -> bool:
-    """Whether a sentence ends at this mark."""
-    if mark.end() >= line_end:
-        return True
-    before, after = text[: mark.start()], text[mark.end()]
-    if not after.isspace():  # a forgotten space: "its charm.A train track"
-        return mark[0] == "." and after.isupper() and bool(_GLUED_WORD.search(before))
-    if mark[0] != ".":
-        return True
-    word = _LAST_WORD.search(before[-20:])
-    if word is None:
-        return True
-    # initials are capitals; other abbreviations may be in either case
-    return not any(_ABBREVIATION.fullmatch(form) for form in (word[0], word[0].lower()))
-
-
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
-
-
 def _parts(fact: str) -> list[str]:
     return [part.strip() for part in fact.strip().strip("()").split(",")]
 
@@ -152,9 +135,6 @@ class FactualParser:
         revision: Revision of the weights.
         device: Torch device; the first GPU, or the CPU, by default.
         batch_size: Number of sentences per batch.
-
-    Attributes:
-        revision: Version of model and rules.
     """
 
     def __init__(

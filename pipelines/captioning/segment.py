@@ -42,10 +42,9 @@ def salient_boxes(
     Args:
         masks: Masks `(H, W)` of bool or 0 and 1; may overlap.
         shape: (H, W) of the image.
-        min_mask_area: Minimum area of a mask as a share of the image; the default is that of the
-            reference.
-        max_mask_area: Maximum area of a mask as a share of the image; the default is that of the
-            reference.
+        min_mask_area: Minimum area of a mask as a share of the image. The defaults of this and of
+            `max_mask_area` are those of the reference.
+        max_mask_area: Maximum area of a mask as a share of the image.
         duplicate_iou: Only the largest of masks with at least this intersection over union is used.
         min_box_area: Minimum area of a box as a share of the image.
         min_side: Minimum side of a box as a share of the image's shorter side. Narrower boxes are

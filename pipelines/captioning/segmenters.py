@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import MissingDependencyError
+from dataset_builders.errors import MissingExtraError
 
 Masks = list[NDArray[np.bool_]]
 REFERENCE_OPTIONS: dict[str, float] = {
@@ -25,6 +25,10 @@ REFERENCE_OPTIONS: dict[str, float] = {
     "points_per_batch": 64,
 }
 
+FELZENSZWALB = {"scale": 200.0, "sigma": 0.8, "min_area": 0.003, "max_side": 320, "max_masks": 64}
+"""Scale and smoothing in pixels of the reduced image; minimum area as a share of the image; longest
+side of the reduced image in pixels; maximum number of masks, which limits memory."""
+
 
 class FelzenszwalbSegmenter:
     """Graph-based segmentation by Felzenszwalb and Huttenlocher, without weights.
@@ -32,53 +36,33 @@ class FelzenszwalbSegmenter:
     https://doi.org/10.1023/B:VISI.0000022288.19776.77, as in scikit-image. The image is reduced
     first, which bounds the time and smooths texture (leaves, bricks). The masks have the size of
     the image and do not overlap.
-
-    Args:
-        scale: Larger values give larger regions.
-        sigma: Standard deviation of the Gaussian smoothing, in pixels of the reduced image.
-        min_area: Minimum area of a region as a share of the image; smaller ones are merged.
-        max_side: Long side of the reduced image in pixels.
-        max_masks: Maximum number of masks, largest first; limits memory.
     """
 
-    def __init__(
-        self,
-        scale: float = 200.0,
-        sigma: float = 0.8,
-        min_area: float = 0.003,
-        max_side: int = 320,
-        max_masks: int = 64,
-    ):
+    def __init__(self) -> None:
         try:
             import skimage.segmentation  # noqa: F401
         except ImportError as error:
-            raise MissingDependencyError(
-                'scikit-image is not installed; pip install -e ".[captioning]", or choose another '
-                "segmenter."
-            ) from error
-        self._options = {"scale": scale, "sigma": sigma, "min_area": min_area}
-        self._max_side, self._max_masks = max_side, max_masks
-        options = {**self._options, "max_side": max_side, "max_masks": max_masks}
+            raise MissingExtraError("scikit-image", "captioning") from error
         rules = f"felzenszwalb-1 scikit-image-{version('scikit-image')}"
-        self.revision = f"{rules} {json.dumps(options, sort_keys=True)}"
+        self.revision = f"{rules} {json.dumps(FELZENSZWALB, sort_keys=True)}"
 
     def masks(self, image: Image.Image) -> Masks:
         """Masks `(H, W)`, largest first."""
         from skimage.segmentation import felzenszwalb
 
-        options, small = self._options, image.convert("RGB")
-        small.thumbnail((self._max_side,) * 2, Image.Resampling.BOX)
+        small = image.convert("RGB")
+        small.thumbnail((int(FELZENSZWALB["max_side"]),) * 2, Image.Resampling.BOX)
         labels = felzenszwalb(
             np.asarray(small),
-            scale=options["scale"],
-            sigma=options["sigma"],
-            min_size=max(int(options["min_area"] * small.width * small.height), 1),
+            scale=FELZENSZWALB["scale"],
+            sigma=FELZENSZWALB["sigma"],
+            min_size=max(int(FELZENSZWALB["min_area"] * small.width * small.height), 1),
         )
         order = np.argsort(-np.bincount(labels.ravel()), kind="stable")
         full = np.asarray(
             Image.fromarray(labels.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
         )
-        return [full == number for number in order[: self._max_masks]]
+        return [full == number for number in order[: int(FELZENSZWALB["max_masks"])]]
 
 
 class MaskGenerationSegmenter:
@@ -107,11 +91,11 @@ class MaskGenerationSegmenter:
 
     def masks(self, image: Image.Image) -> Masks:
         """Masks `(H, W)` in the order of the pipeline."""
-        picture = image.convert("RGB")
+        resized = image.convert("RGB")
         with self._lock:
             if square := self._square:
-                picture = picture.resize(square, Image.Resampling.BILINEAR)
-            found = self._pipeline(picture, **self._options)["masks"]
+                resized = resized.resize(square, Image.Resampling.BILINEAR)
+            found = self._pipeline(resized, **self._options)["masks"]
         masks = [np.asarray(one, dtype=np.bool_) for one in found]
         if square:
             masks = [np.asarray(Image.fromarray(one).resize(image.size)) for one in masks]

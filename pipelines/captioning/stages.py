@@ -20,8 +20,7 @@ from .kit import Kit, in_threads
 from .ledger import DETAIL_LENGTH, Ledger, Unit, unit_key
 from .phrases import RULES_VERSION as FILTER_RULES
 from .phrases import phrases_of, score_phrases, texts_to_ask
-from .picture import Picture
-from .privacy import redact_text, scan_text
+from .privacy import ModelImage, redact_text, scan_text
 from .records import (
     Box,
     Candidate,
@@ -50,12 +49,7 @@ REFINED = Sampling(temperature=0.0, top_p=1.0, max_tokens=500)
 async def caption_image(
     kit: Kit, ledger: Ledger, source: SourceImage
 ) -> tuple[list[Candidate], list[Reject]]:
-    """Run all stages for an image.
-
-    Args:
-        kit: Models and components.
-        ledger: Units of the image's shard.
-        source: Image.
+    """Run all stages for an image; all units are stored in the ledger of its shard.
 
     Returns:
         Candidates, one of them chosen unless all were dropped, and rejects.
@@ -71,12 +65,14 @@ class _ImageRun:
 
     def __init__(self, kit: Kit, ledger: Ledger, source: SourceImage):
         self.kit, self.recipe, self.ledger = kit, kit.recipe, ledger
-        self.source, self.picture = source, Picture(source, kit.blurrer)
+        self.source, self.image = source, ModelImage(source, kit.blurrer)
         self.rejects: dict[str, Reject] = {}
 
     async def run(self) -> tuple[list[Candidate], list[Reject]]:
         try:
-            reason, detail = await asyncio.to_thread(self._judge_image)
+            reason, detail = await asyncio.to_thread(
+                lambda: self.kit.filters.image_reason(self.image.pixels, self.source.image_id)
+            )
         except BadImageError as error:
             reason, detail = error.reason, str(error)
         if reason:
@@ -92,9 +88,6 @@ class _ImageRun:
             candidates = [_redacted(one) for one in candidates]
         return candidates, list(self.rejects.values())
 
-    def _judge_image(self) -> tuple[str, str]:
-        return self.kit.filters.image_reason(self.picture.image, self.source.image_id)
-
     # ---- describe -------------------------------------------------------------------------------
 
     async def describe(self) -> list[Candidate]:
@@ -106,7 +99,7 @@ class _ImageRun:
 
     async def _boxes(self) -> tuple[Box, ...]:
         def find() -> tuple[Box, ...]:
-            image = self.picture.image
+            image = self.image.pixels
             return salient_boxes(self.kit.segmenter.masks(image), (image.height, image.width))
 
         unit = await self._once(
@@ -224,7 +217,6 @@ class _ImageRun:
         return phrases_of(split_sentences(one.text), graphs, local, of_local)
 
     async def _graphs(self, text: str) -> list[SceneGraph]:
-        """Scene graph of each sentence of a text."""
         if not (sentences := split_sentences(text)):
             return []
         key = unit_key("parse", revision=self.kit.parser.revision, text=text)
@@ -304,9 +296,8 @@ class _ImageRun:
         """Drop the candidate if a caption filter applies."""
         if one.drop_reason:
             return one
-        return replace(
-            one, drop_reason=self.kit.filters.caption_reason(self.picture.image, one.text)
-        )
+        reason = self.kit.filters.caption_reason(self.image.pixels, one.text)
+        return replace(one, drop_reason=reason)
 
     # ---- units ----------------------------------------------------------------------------------
 
@@ -341,9 +332,7 @@ class _ImageRun:
         )
 
         async def ask() -> Reply:
-            image = await asyncio.to_thread(
-                lambda: self.picture.crop(box, blurred) if box else self.picture.whole(blurred)
-            )
+            image = await asyncio.to_thread(self.image.encode, box, blurred)
             one = self.source
             ids = (one.image_id, one.sha256, one.view)
             return await model.complete(Request(task, prompt, image, sampling, *ids, box, **inputs))

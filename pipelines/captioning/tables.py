@@ -52,16 +52,7 @@ _CANDIDATE = TypeAdapter(Candidate)
 
 @dataclass(frozen=True)
 class Reject:
-    """A failure.
-
-    Attributes:
-        image_id: Id of the image.
-        stage: Stage that failed; "image" if the image is unusable or has no caption.
-        model: Name of the captioning model, if any.
-        reason: Short code.
-        detail: Details of the failure.
-        attempts: Number of requests sent.
-    """
+    """A failure; `stage` is "image" if the image is unusable or has no caption."""
 
     image_id: str
     stage: str

@@ -28,16 +28,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from dataset_builders.errors import DatasetError
+from dataset_builders.errors import MissingExtraError
 from dataset_builders.transport import retry_after
 from dataset_builders.yaml_records import Record, make_record
 
-from ..errors import (
-    CaptioningError,
-    MissingDependencyError,
-    ModelUnavailableError,
-    RequestFailedError,
-)
+from ..errors import ModelUnavailableError, RequestFailedError
 from ..records import Reply, Request
 from .answers import MAX_DETAIL, FaultError, error_detail, read_answer
 from .presets import find_preset
@@ -154,31 +149,27 @@ class ChatSettings(Record):
         except ValueError:
             return host != "localhost"
 
-    @property
-    def exact_revision(self) -> str:
-        """Model, revision and other settings that affect answers; not the address."""
-        given = {"omit": sorted(self.omit), "extra_body": self.extra_body}
-        given = {name: value for name, value in given.items() if value}
-        exact = f"{self.model}@{self.revision}"
-        return f"{exact} {json.dumps(given, sort_keys=True)}" if given else exact
-
 
 class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
 
-    The first request opens connections in the running event loop; they are reopened in another
-    loop or after `close`.
-
-    Args:
-        settings: Fields of the model in the recipe.
+    The first request opens connections in the running event loop, until `close`.
     """
 
     def __init__(self, settings: ChatSettings):
         self.settings = settings
         self.name = settings.name
-        self.revision = settings.exact_revision
+        # what affects answers; not the address
+        given: dict[str, Any] = {"omit": sorted(settings.omit), "extra_body": settings.extra_body}
+        given = {name: value for name, value in given.items() if value}
+        self.revision = f"{settings.model}@{settings.revision}"
+        self.revision += f" {json.dumps(given, sort_keys=True)}" if given else ""
         self.remote = settings.remote
-        self._session: _Session | None = None
+        self._key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
+        self._label = f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"
+        self._client: Any = None
+        self._slots = asyncio.Semaphore(0)
+        self._answered_at, self._away = 0.0, False
 
     async def complete(self, request: Request) -> Reply:
         """Send a request, with retries.
@@ -187,69 +178,11 @@ class OpenAICompatibleModel:
             RequestFailedError: No usable answer; see the module docstring for what is retried.
             ModelUnavailableError: No request can succeed.
         """
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.loop is not loop:
-            self._session = _Session(self.settings)
-        return await self._session.complete(request)
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Price of a request, in the currency of the recipe's prices."""
-        asked = prompt_tokens * self.settings.price_per_million_input
-        return (asked + completion_tokens * self.settings.price_per_million_output) / 1e6
-
-    async def close(self) -> None:
-        """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None and session.loop is asyncio.get_running_loop():
-            await session.client.close()
-
-
-def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompatibleModel:
-    """Create a model from its fields in a recipe.
-
-    Args:
-        config: Fields of `ChatSettings`; `preset`, a key of `presets.PRESETS`, sets defaults for
-            `model` and `extra_body`.
-        dataset_name: Not used.
-
-    Raises:
-        CaptioningError: Unknown or missing fields, or invalid values; all of them are listed.
-    """
-    values = dict(config)
-    if (name := values.pop("preset", None)) is not None:
-        preset = find_preset(name)
-        values = {"model": preset.model, "extra_body": dict(preset.extra_body), **values}
-    try:
-        where = f"models[{values.get('name', '?')}]"
-        return OpenAICompatibleModel(make_record(ChatSettings, values, where))
-    except DatasetError as error:
-        raise CaptioningError(str(error)) from None
-
-
-def plain_text(prompt: str) -> str:
-    """Neutralise control tokens of chat templates: `<|im_end|>` becomes `< |im_end|>`.
-
-    Prompts quote captions, and captions may quote text in an image.
-    """
-    return _CONTROL.sub(lambda found: found.group() + " ", prompt)
-
-
-class _Session:
-    """Connections to a server and their state, in one event loop."""
-
-    def __init__(self, settings: ChatSettings):
-        self.loop = asyncio.get_running_loop()
-        self._settings = settings
-        self._key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-        self.client = _client(settings, self._key)
-        self._slots = asyncio.Semaphore(0)
-        for number in range(settings.max_concurrency):
-            self.loop.call_later(number * RAMP_S, self._slots.release)
-        self._answered_at = 0.0
-        self._away = False
-        self._label = f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"
-
-    async def complete(self, request: Request) -> Reply:
+        if self._client is None:
+            self._client = _client(self.settings, self._key)
+            self._slots = asyncio.Semaphore(0)
+            for number in range(self.settings.max_concurrency):
+                asyncio.get_running_loop().call_later(number * RAMP_S, self._slots.release)
         async with self._slots:
             body = self._body(request)  # only now, since it copies the image
             started, waiting_since = time.monotonic(), 0.0
@@ -266,13 +199,24 @@ class _Session:
                     self._check_outage(waiting_since, fault, attempts)
                 else:
                     waiting_since, counted = 0.0, counted + 1
-                    if fault.kind == "final" or counted >= self._settings.max_attempts:
+                    if fault.kind == "final" or counted >= self.settings.max_attempts:
                         raise RequestFailedError(fault.reason, fault.detail, attempts)
                 longest = min(MAX_BACKOFF_S, BACKOFF_S * 2.0 ** min(attempts - 1, 64))
                 await asyncio.sleep(max(fault.wait_s, longest * random.uniform(0.5, 1.0)))
 
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Price of a request, in the currency of the recipe's prices."""
+        asked = prompt_tokens * self.settings.price_per_million_input
+        return (asked + completion_tokens * self.settings.price_per_million_output) / 1e6
+
+    async def close(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
     def _body(self, request: Request) -> dict[str, Any]:
-        settings, sampling = self._settings, request.sampling
+        settings, sampling = self.settings, request.sampling
         url = f"data:image/jpeg;base64,{base64.b64encode(request.image).decode()}"
         content = [
             {"type": "image_url", "image_url": {"url": url}},
@@ -294,9 +238,9 @@ class _Session:
         import openai
 
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
+            async with asyncio.timeout(self.settings.timeout_s):
                 # `chat.completions.create` takes 50 % longer, for types that servers do not follow
-                response = await self.client.post("/chat/completions", cast_to=object, body=body)
+                response = await self._client.post("/chat/completions", cast_to=object, body=body)
                 answer = read_answer(response, self._safe)
         except TimeoutError as error:
             raise self._connection_fault(error) from None
@@ -319,15 +263,11 @@ class _Session:
         if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout)):
             return FaultError("connection", detail, "away")
         if isinstance(cause, (TimeoutError, httpx2.TimeoutException)):
-            return FaultError("timeout", f"no answer within {self._settings.timeout_s:g} s")
+            return FaultError("timeout", f"no answer within {self.settings.timeout_s:g} s")
         return FaultError("connection", detail)
 
     def _refusal(self, error: Any) -> FaultError:
-        """Classify an error status.
-
-        Raises:
-            ModelUnavailableError: No request can succeed.
-        """
+        """Classify an error status; raises if no request can succeed."""
         status, said = error.status_code, error.response.text[:4096]
         reason, detail = f"http_{status}", self._safe(error_detail(said))[:MAX_DETAIL]
         if (
@@ -346,13 +286,8 @@ class _Session:
         return FaultError(reason, detail, "passing" if passing else "final", wait_s)
 
     def _check_outage(self, since: float, fault: FaultError, attempts: int) -> None:
-        """Give up if an outage has lasted for `outage_timeout_s`.
-
-        Raises:
-            RequestFailedError: Other requests were answered meanwhile.
-            ModelUnavailableError: No request was answered.
-        """
-        patience = self._settings.outage_timeout_s
+        """Give up if an outage has lasted for `outage_timeout_s`."""
+        patience = self.settings.outage_timeout_s
         said = f"{fault.reason} {fault.detail}".strip()
         if time.monotonic() - since < patience:
             if not self._away:
@@ -373,15 +308,40 @@ class _Session:
         return text.replace(self._key, "***") if self._key else text
 
 
+def open_model(config: Mapping[str, Any], dataset_name: str = "") -> OpenAICompatibleModel:
+    """Create a model from its fields in a recipe.
+
+    Args:
+        config: Fields of `ChatSettings`; `preset`, a key of `presets.PRESETS`, sets defaults for
+            `model` and `extra_body`.
+        dataset_name: Not used.
+
+    Raises:
+        DatasetError: Unknown or missing fields, or invalid values; all of them are listed.
+    """
+    values = dict(config)
+    if (name := values.pop("preset", None)) is not None:
+        preset = find_preset(name)
+        values = {"model": preset["model"], "extra_body": preset.get("extra_body", {}), **values}
+    record = make_record(ChatSettings, values, f"models[{values.get('name', '?')}]")
+    return OpenAICompatibleModel(record)
+
+
+def plain_text(prompt: str) -> str:
+    """Neutralise control tokens of chat templates: `<|im_end|>` becomes `< |im_end|>`.
+
+    Prompts quote captions, and captions may quote text in an image.
+    """
+    return _CONTROL.sub(lambda found: found.group() + " ", prompt)
+
+
 def _client(settings: ChatSettings, key: str) -> Any:
     """The `openai` client without retries, redirects and settings from the environment."""
     try:
         import httpx2
         import openai
     except ImportError as error:
-        raise MissingDependencyError(
-            'Calling servers needs the package openai: pip install -e ".[captioning]"'
-        ) from error
+        raise MissingExtraError("openai", "captioning") from error
 
     class Bounded(httpx2.AsyncByteStream):
         def __init__(self, stream: Any):

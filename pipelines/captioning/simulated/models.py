@@ -126,9 +126,9 @@ class SimulatedCaptionModel:
             raise CaptioningError("A request for a short caption needs a box.")
         sights = truth.sights(request.box)[: 2 * MAX_SIGHTS]
         chance = omission_chance(self._captioner, Fact("", "", 0.8))
-        told = [_noun_phrase(one) for one in sights if rng.uniform() >= chance][:MAX_SIGHTS]
-        told += self._made_up(truth, len(told), rng)
-        *most, last = told or ["nothing that stands out"]
+        named = [_noun_phrase(one) for one in sights if rng.uniform() >= chance][:MAX_SIGHTS]
+        named += self._made_up(truth, len(named), rng)
+        *most, last = named or ["nothing that stands out"]
         listed = f"{', '.join(most)} and {last}" if most else last
         return reword(f"This part shows {listed}.", self._captioner)
 
@@ -178,7 +178,10 @@ class _Writer:
         self._captioner, self._errors, self._rng = captioner, errors, rng
         self._padding = frozenset(padding_sentences())
         # main noun and all words of each rejected phrase; one random draw per main noun
-        phrases = [(_last_stem(words), stems(words)) for words in rejected]
+        phrases = [
+            (stem(words[-1]) if (words := WORD.findall(text.lower())) else "", stems(text))
+            for text in rejected
+        ]
         heads = sorted({head for head, _ in phrases})
         kept = {head for head in heads if rng.uniform() < errors.disobedience}
         self._rejected = [(head, words) for head, words in phrases if words and head not in kept]
@@ -215,8 +218,3 @@ class _Writer:
         found = stems(core)
         gone = {head for head, words in self._rejected if words <= found}
         return " ".join(takewhile(lambda part: not stems(part) & gone, _PART.split(core)))
-
-
-def _last_stem(text: str) -> str:
-    words = WORD.findall(text.lower())
-    return stem(words[-1]) if words else ""

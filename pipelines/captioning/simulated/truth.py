@@ -40,13 +40,7 @@ MIN_COVER_SHARE, MIN_SKY_SHARE = 0.05, 0.3
 
 @dataclass(frozen=True)
 class Sight:
-    """An object that is visible in a crop.
-
-    Attributes:
-        thing: Subject, see `thing_of`.
-        words: Noun phrase without an article.
-        share: Approximate share of the crop's area.
-    """
+    """A visible object: subject, noun phrase without an article, share of the crop's area."""
 
     thing: str
     words: str
@@ -58,8 +52,6 @@ class ImageTruth:
     """Ground truth of an image.
 
     Attributes:
-        image_id: Id of the image.
-        view: "street_view" or "satellite".
         facts: Facts, by decreasing size.
         objects: Objects of a street view, roughly from far to near.
         encoded: PNG of the street view's mask or of the tile's land cover; None if not stored.
@@ -127,13 +119,10 @@ class ImageTruth:
 
 
 class Truth:
-    """Ground truth of a dataset, by image id.
-
-    Args:
-        dataset_name: Folder of a synthetic dataset.
+    """Ground truth of a synthetic dataset, by image id.
 
     Raises:
-        CaptioningError: The folder contains no ground truth.
+        CaptioningError: The folder contains no ground truth, or (later) unknown image.
     """
 
     def __init__(self, dataset_name: str | Path):
@@ -151,11 +140,7 @@ class Truth:
         return iter(sorted(self._rows))
 
     def __getitem__(self, image_id: str) -> ImageTruth:
-        """Ground truth of an image.
-
-        Raises:
-            CaptioningError: Unknown image.
-        """
+        """Ground truth of an image."""
         if image_id not in self._rows:
             raise CaptioningError(
                 f"No ground truth for image {image_id!r}: simulated models only describe images "

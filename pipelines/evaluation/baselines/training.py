@@ -21,7 +21,7 @@ from transformers.image_utils import (
 
 from dataset_builders.files import digest, files_fingerprint
 
-from ..embed.pooling import mean_by_region
+from ..embed.tables import mean_by_region
 from ..errors import InputError
 from .base import Provenance, RegionData
 from .sampling import view_of

@@ -145,7 +145,7 @@ def _transfer(arguments: TransferArguments, device: str) -> None:
         arguments.within,
         settings,
     )
-    print(f"\nTable: {path}")
+    print(f"Table: {path}")
 
 
 __all__ = [

@@ -25,7 +25,7 @@ def recipe_values(dataset: Path, output_dir: Path, **changes: Any) -> dict[str, 
         "models": [{"name": name, "client": "simulated"} for name in MODELS],
         "generate": {"captions_per_model": 2},
         "filter": {"detector": "simulated"},
-        "max_images": 3,
+        "max_images": 2,
         "run": {"images_per_shard": 2, "images_in_flight": 4, "gallery_size": 4},
     }
     return values | changes

@@ -64,7 +64,7 @@ def wait_for_units(process, output):
         time.sleep(0.05)
 
 
-def test_a_cluster_writes_the_same_table_after_an_actor_is_killed(start, whole, tmp_path):
+def test_survives_a_killed_actor(start, whole, tmp_path):
     process = start()
     wait_for_units(process, tmp_path / "out")
     children = psutil.Process(process.pid).children(recursive=True)
@@ -75,9 +75,7 @@ def test_a_cluster_writes_the_same_table_after_an_actor_is_killed(start, whole, 
     assert table(tmp_path / "out") == whole
 
 
-def test_a_run_whose_driver_is_killed_resumes_to_the_same_table(
-    start, whole, city_with_truth, tmp_path
-):
+def test_resumes_after_a_killed_driver(start, whole, city_with_truth, tmp_path):
     process = start()
     wait_for_units(process, tmp_path / "out")
     process.kill()

@@ -4,8 +4,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.captioning.phrases import (
-    cut,
-    literal_mentions,
     phrases_of,
     remove_phrases,
     score_phrases,
@@ -14,10 +12,6 @@ from pipelines.captioning.phrases import (
 from pipelines.captioning.records import Phrase, SceneGraph
 from pipelines.captioning.scene_graph import split_sentences
 from pipelines.captioning.text import names_any
-
-
-def things(*texts, sentence=0):
-    return [Phrase(text, "object", "caption", sentence) for text in texts]
 
 
 def test_phrases_are_objects_attributes_and_relations_with_their_source():
@@ -36,17 +30,18 @@ def test_phrases_are_objects_attributes_and_relations_with_their_source():
 
 
 def test_score_phrases_keeps_scores_at_the_threshold_and_unscored_phrases():
-    texts = ["bus", "car", "tree", "a very long phrase"]
-    scores = np.array([0.5, 0.009, 0.01, np.nan], np.float32)
-    found = score_phrases(things(*texts), texts, scores)
-    assert [one.score for one in found[:3]] == pytest.approx([0.5, 0.009, 0.01])
+    texts = ["car", "tree", "a very long phrase"]
+    found = score_phrases(
+        [Phrase(text, "object") for text in texts],
+        texts,
+        np.array([0.009, 0.01, np.nan], np.float32),
+    )
     assert [(one.kept, one.reason) for one in found] == [
-        (True, ""),
         (False, "below_threshold"),
         (True, ""),
         (True, "too_long"),
     ]
-    assert found[3].score is None
+    assert [one.score for one in found] == [pytest.approx(0.009), pytest.approx(0.01), None]
 
 
 def test_non_visual_phrases_are_kept_and_not_scored():
@@ -77,33 +72,16 @@ def test_non_visual_phrases_are_kept_and_not_scored():
             "There are trees, and a row of shops.",
         ),
         ("A red car waits at the kerb.", [], ["red car"], "A car waits at the kerb."),
-        ("Red cars wait at the kerb.", [], ["red car"], "Cars wait at the kerb."),
         ("A red car waits at the kerb.", ["car"], ["red car"], ""),
-        ("Construction sites are on the left.", ["construction site"], [], ""),
         ("A fountain stands there, and cars pass.", ["fountain"], [], ""),
-        ("The street is lined with trees.", ["tree"], [], ""),
-        ("The street is long.", ["tree"], [], "The street is long."),
         ("A scarf and a scar.", ["car"], [], "A scarf and a scar."),
         ("A well-kept block.", [], ["kept block"], "A well-kept block."),
         ("Shops line it, while a tram (of 1 car) passes!", ["tram"], [], "Shops line it!"),
-        ("A car.", [], [], "A car."),
         ("", ["car"], [], ""),
     ],
 )
 def test_remove_phrases_removes_clauses(text, things, attributes, left):
     assert remove_phrases(text, things, attributes) == left
-
-
-WORDS = st.sampled_from(["tree", "trees", "street", "car", "scar", "red", "bus", ",", "and", "."])
-PHRASES = st.lists(st.sampled_from(["tree", "car", "red car", "bus (", "c*r", "bus"]), max_size=3)
-
-
-@given(st.lists(WORDS, max_size=25).map(" ".join), PHRASES, PHRASES)
-@example("red . car", ["red car"], [])  # two sentences without a red car
-def test_remove_phrases_leaves_whole_words_and_no_rejected_phrase(text, things, attributes):
-    left = remove_phrases(text, things, attributes)
-    assert not any(names_any(sentence, things) for sentence in split_sentences(left))
-    assert set(left.replace(",", " ").replace(".", " ").lower().split()) <= set(text.split())
 
 
 # ---- attributes ---------------------------------------------------------------------------------
@@ -119,16 +97,6 @@ def test_remove_phrases_leaves_whole_words_and_no_rejected_phrase(text, things, 
             ["open field", "commercial building"],
             "The image depicts a large field with residential buildings.",
         ),
-        (
-            "The image depicts a large, open field with residential and commercial buildings.",
-            ["large field", "residential building"],
-            "The image depicts an open field with commercial buildings.",
-        ),
-        (
-            "There are houses visible in the background, and a train parked.",
-            ["visible house", "parked train"],
-            "There are houses in the background, and a train.",
-        ),
         ("The sky is blue, and the street is busy.", ["busy street"], "The sky is blue."),
         ("The sky is blue and the street is busy.", ["blue sky"], ""),
         (
@@ -136,49 +104,26 @@ def test_remove_phrases_leaves_whole_words_and_no_rejected_phrase(text, things, 
             ["old tower", "old church"],
             "There is a tower and a tall, grey church.",
         ),
-        (
-            "It has one old factory and two old churches.",
-            ["old factory"],
-            "It has one factory and two old churches.",
-        ),
-        ("A well-kept block.", ["well-kept block"], "A block."),
         ("There is a fence, and a row of green trees.", ["green fence"], None),
         ("A tree-lined street.", ["lined street"], None),
-        ("There are old and grey towers.", ["old tower", "grey tower"], "There are towers."),
     ],
 )
 def test_remove_phrases_removes_attributes_only(text, attributes, left):
     assert remove_phrases(text, [], attributes) == (text if left is None else left)
 
 
-def test_literal_mentions_precede_their_noun_without_conjunction():
-    assert literal_mentions("Red cars, red car parks.", ["red car"]) == [(0, 3)]
-    assert literal_mentions("A fence and red cars.", ["red car"]) == []
-    assert literal_mentions("An old traffic light.", ["old traffic light"]) == [(3, 6)]
-    assert literal_mentions("A scared cat.", ["red cat", "car", ""]) == []
+WORDS = "an old red blue car cars scar factory tree is and , . of bus"
+TEXTS = st.lists(st.sampled_from(["a", *WORDS.split()]), max_size=14).map(" ".join)
+THINGS = st.lists(st.sampled_from(["tree", "car", "bus (", "c*r", "bus"]), max_size=2)
+ATTRIBUTES = st.sets(st.sampled_from(["red car", "old car", "blue tree", "old factory"]))
 
 
-WITH_ARTICLES = "a an old red blue car cars factory tree is and , of"
-GRAMMAR = WITH_ARTICLES.split()
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.lists(st.sampled_from(GRAMMAR), max_size=14).map(" ".join),
-    st.sets(st.sampled_from(["red car", "old car", "blue tree", "old factory"]), max_size=3),
-)
-def test_remove_phrases_leaves_whole_words_and_no_rejected_attribute(text, attributes):
-    left = remove_phrases(f"{text} .", [], attributes)
-    assert not names_any(left, attributes)
-    words = {word.lower() for word in left.replace(",", " ").replace(".", " ").split()}
+@settings(max_examples=60)
+@given(TEXTS, THINGS, ATTRIBUTES)
+@example("red . car", ["red car"], [])  # two sentences without a red car
+def test_remove_phrases_leaves_whole_words_and_no_rejected_phrase(text, things, attributes):
+    left = remove_phrases(text, things, attributes)
+    for sentence in split_sentences(left):
+        assert not names_any(sentence, [*things, *attributes])
+    words = set(left.replace(",", " ").replace(".", " ").lower().split())
     assert words <= {*text.split(), "a", "an"}
-
-
-@given(st.text(alphabet="an old,.-(é ", max_size=30), st.data())
-def test_cut_removes_only_the_given_spans(text, data):
-    assert cut(text, []) == text
-    start = data.draw(st.integers(0, len(text)))
-    end = data.draw(st.integers(start, len(text)))
-    left = cut(text, [(start, end)])
-    assert set(left.lower()) <= set(text.lower()) | {" ", "n"}
-    assert len(left) <= len(text) - (end - start) + 2

@@ -29,7 +29,7 @@ HOSTILE = (
 MODELS = ("adapter", "internvl")
 
 
-def picture(number: int) -> bytes:
+def noise(number: int) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 255, (30, 60, 3), dtype=np.uint8)
     return encode_image(Image.fromarray(pixels))
 
@@ -40,24 +40,20 @@ def candidates_of(number: int, failed: bool = False, text: str = "A wide road.")
     for rank, model in enumerate(MODELS):
         drop = "timeout" if failed else "refusal" if rank and number % 3 == 0 else ""
         score = None if drop else 0.9 - 0.01 * number - 0.1 * rank
-        made.append(
-            Candidate(
-                *(f"street-{number:03d}", hashlib.sha256(picture(number)).hexdigest()),
-                *("street_view", model, f"org/{model}@1", "street@1", 0, Sampling()),
-                text="" if failed else text,
-                generated=f"{text} A tram.",
-                details=(LocalCaption(Box(3, 5, 10, 20), text),),
-                phrases=(
-                    Phrase("road", "object", score=0.4),
-                    Phrase(f"tram {text}", "object", "caption", 1, 0.001, False, "below_threshold"),
-                ),
-                flags=("phone",) if number == 1 else (),
-                drop_reason=drop,
-                scores=Scores(score, score, score, score, score),
-                chosen=not failed and rank == 0,
-                usage=Usage(2, 3, 100, 20, 1.5, 0.25),
-            )
+        tram = Phrase(f"tram {text}", "object", "caption", 1, 0.001, False, "below_threshold")
+        one = Candidate(
+            *(f"street-{number:03d}", hashlib.sha256(noise(number)).hexdigest()),
+            *("street_view", model, f"org/{model}@1", "street@1", 0, Sampling()),
+            text="" if failed else text,
+            generated=f"{text} A tram.",
+            details=(LocalCaption(Box(3, 5, 10, 20), text),),
+            phrases=(Phrase("road", "object", score=0.4), tram),
+            drop_reason=drop,
+            scores=Scores(score, score, score, score, score),
+            chosen=not failed and rank == 0,
+            usage=Usage(2, 3, 100, 20, 1.5, 0.25),
         )
+        made.append(one)
     return made
 
 
@@ -76,7 +72,7 @@ def report(tmp_path_factory):
     ]
     write_rejects(folder / "rejects.parquet", rejects)
     sources = [
-        SourceImage(group[0].image_id, "street_view", group[0].image_sha256, picture(number))
+        SourceImage(group[0].image_id, "street_view", group[0].image_sha256, noise(number))
         for number, group in enumerate(groups)
     ]
     write_report(
@@ -91,32 +87,24 @@ def report(tmp_path_factory):
     return folder / "report"
 
 
-def test_report_counts_equal_those_of_the_tables(report):
+def test_counts_equal_those_of_the_tables(report):
     found = json.loads((report / "report.json").read_text())
     assert (found["images"], found["captioned"], found["without_caption"]) == (10, 8, 2)
-    assert found["rejects"] == {
-        "image: no_caption": 1,
-        "image: truncated": 1,
-        "local: timeout": 1,
-    }
+    assert found["rejects"] == {"image: no_caption": 1, "image: truncated": 1, "local: timeout": 1}
     first, second = found["models"]
     assert (first["candidates"], first["kept"], first["chosen"]) == (9, 8, 8)
-    assert second["dropped"] == {"refusal": 3, "timeout": 1}
-    assert first["dropped"] == {"timeout": 1}
+    assert (first["dropped"], second["dropped"]) == ({"timeout": 1}, {"refusal": 3, "timeout": 1})
     assert (first["share_of_chosen"], second["share_of_chosen"]) == (1, 0)
     numbers = [*range(7), 8]
     assert first["mean_consensus"] == pytest.approx(np.mean([0.9 - 0.01 * n for n in numbers]))
     assert (first["phrases"], first["phrases_dropped"]) == (18, 9)
-    usage = [first[name] for name in ("requests", "attempts", "prompt_tokens", "cost")]
-    assert usage == [18, 27, 900, 2.25]
+    assert (first["requests"], first["attempts"], first["cost"]) == (18, 27, 2.25)
 
 
 def test_report_has_all_tables_and_says_synthetic(report):
     text = (report / "report.md").read_text()
     assert "**All results are synthetic" in text
-    assert "10 images (9 street&#95;view): 8 with a caption, 2 without." in text.replace(
-        "street_view", "street&#95;view"
-    )
+    assert "10 images (9 street_view): 8 with a caption, 2 without." in text
     assert "| adapter | 9 | 8 (88.9%) | 8 (100.0%) | 9 (50.0%) | 0.864 | 8 (100.0%) |" in text
     assert "| refusal | 0 | 3 |" in text
     assert "| adapter | 18 | 27 | 900 | 180 | 13.5 | 2.2500 |" in text
@@ -124,22 +112,21 @@ def test_report_has_all_tables_and_says_synthetic(report):
     assert all("(synthetic)" in line for line in text.splitlines() if line.startswith("#"))
 
 
-def test_examples_are_failures_low_consensus_and_a_random_sample(report):
+def test_gallery_shows_failures_low_consensus_and_a_random_sample(report):
     tables = [report.parent / f"{part}.parquet" for part in (0, 1)]
-    chosen = examine(tables, gallery_size=6).examples
+    _, chosen = examine(tables, gallery_size=6)
     assert len(chosen) == 6
     assert chosen[1, "street-007"] == "without a caption"
     lowest = [image_id for (_, image_id), why in chosen.items() if why == "lowest consensus"]
     assert sorted(lowest) == ["street-006", "street-008"]
     assert list(chosen.values()).count("random sample") == 3
-    assert examine(tables, gallery_size=6).examples == chosen
-    assert len(examine(tables, gallery_size=99).examples) == 9
+    assert examine(tables, gallery_size=6)[1] == chosen
+    assert len(examine(tables, gallery_size=99)[1]) == 9
 
 
-def test_the_gallery_shows_all_examples_and_runs_no_script(report):
+def test_gallery_escapes_captions(report):
     page = (report / "gallery.html").read_text()
-    assert page.count("<article>") == 6
-    assert page.count("data:image/jpeg;base64,") == 6
+    assert page.count("<article>") == page.count("data:image/jpeg;base64,") == 6
     assert "<script" not in page
     assert "onerror=" not in re.sub(r"&#34;&gt;&lt;img src=x onerror=&#34;", "", page)
     assert "\u202e" not in page
@@ -148,7 +135,7 @@ def test_the_gallery_shows_all_examples_and_runs_no_script(report):
     assert page.count("Synthetic: images or models are simulated.") == 1
 
 
-def test_the_gallery_opens_in_a_browser(report, start_browser):
+def test_gallery_runs_no_script_in_a_browser(report, start_browser):
     browser = start_browser("--window-size=1200,900")
     browser.get((report / "gallery.html").as_uri())
     assert browser.execute_script("return window.hacked") is None

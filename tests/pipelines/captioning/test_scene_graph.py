@@ -1,24 +1,17 @@
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.captioning import scene_graph
 from pipelines.captioning.records import SceneGraph
 from pipelines.captioning.scene_graph import (
     MAX_INPUT_TOKENS,
     PREFIX,
     FactualParser,
     parse_graph_string,
-    sentence_spans,
     split_sentences,
 )
-
-GRAPH_PIECES = st.lists(
-    st.sampled_from(["(", ")", ",", " , ", ") ,", " is ", "car", "red", "2", "", " ", "é", "()"]),
-    max_size=40,
-).map("".join)
 
 
 @pytest.mark.parametrize(
@@ -26,13 +19,11 @@ GRAPH_PIECES = st.lists(
     [
         ("A road. A car!", ["A road.", "A car!"]),
         ("It adds to its charm.A train runs.", ["It adds to its charm.", "A train runs."]),
-        ("the airport is large . next to it .", ["the airport is large .", "next to it ."]),
         ("It is 3.5 km from St. Mary's, e.g. far.", ["It is 3.5 km from St. Mary's, e.g. far."]),
         ("Built by J. Smith in the U.S. in May.", ["Built by J. Smith in the U.S. in May."]),
         ("1. Cars\n- A bus.\n\n## Sky", ["Cars", "A bus.", "Sky"]),
         ('A sign says "Stop!" It is red.', ['A sign says "Stop!"', "It is red."]),
         ("Is it old? Yes (very.) Fine", ["Is it old?", "Yes (very.)", "Fine"]),
-        (" \n ", []),
         ("", []),
     ],
 )
@@ -40,57 +31,22 @@ def test_split_sentences_splits_at_sentence_ends(text, sentences):
     assert split_sentences(text) == sentences
 
 
-@given(st.text(alphabet="aAbc. !?\n-1)\"'", max_size=80))
-def test_split_sentences_loses_no_word_and_keeps_the_order(text):
-    spans = sentence_spans(text)
-    assert all(start < end for start, end in spans)
-    assert all(left[1] <= right[0] for left, right in pairwise(spans))
-    letters = [c for start, end in spans for c in text[start:end] if c.isalpha()]
-    assert letters == [c for c in text if c.isalpha()]
-
-
-def test_parse_graph_string_distinguishes_attributes_numbers_and_relations():
-    graph = parse_graph_string(
-        "( cars , is , 2 ) , ( cars , is , parked ) , ( cars , along , road ) , "
-        "( road , is , wide )"
-    )
-    assert graph == SceneGraph(
-        objects=("cars", "road"),
-        attributes=(("cars", "parked"), ("road", "wide")),
-        relations=(("cars", "along", "road"),),
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "objects"),
     [
         ("", ()),
-        ("( tree )", ("tree",)),
         ("( tree , green )", ("tree",)),
-        ("( a , is , b ) , ( c , d )", ("a",)),
-        ("( a , is , b ) , ( c , on , d , e )", ("a",)),
+        ("( a , is , 2 ) , ( c , d )", ("a",)),
         ("( a , is , b ) , ( c , on", ("a",)),
         ("( a , , b )", ()),
-        ("),),(", ()),
     ],
 )
 def test_parse_graph_string_skips_malformed_facts(text, objects):
     assert parse_graph_string(text).objects == objects
 
 
-@given(st.text(max_size=60) | GRAPH_PIECES)
-def test_parse_graph_string_never_raises_and_is_consistent(text):
-    graph = parse_graph_string(text)
-    named = set(graph.objects)
-    assert "" not in named
-    assert {head for head, _ in graph.attributes} <= named
-    assert {end for subject, _, thing in graph.relations for end in (subject, thing)} <= named
-    for things in (graph.objects, graph.attributes, graph.relations):
-        assert len(set(things)) == len(things)
-
-
-WORDS = st.text(alphabet="abcdefg ", min_size=1, max_size=8).map(str.strip).filter(bool)
-FACTS = st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=6)
+PARTS = st.sampled_from(["car", "is", "parked at", "tall tree", "on"])
+FACTS = st.lists(st.tuples(PARTS, PARTS, PARTS), min_size=1, max_size=6)
 
 
 @given(FACTS)
@@ -102,9 +58,8 @@ def test_parse_graph_string_reads_every_well_formed_fact(facts):
 
 # ---- FACTUAL ------------------------------------------------------------------------------------
 
-_VOCABULARY = "a the car cars red tall tree street is on near and parked building ( ) , ."
-NAMES = _VOCABULARY.split()
-SENTENCES = ["a red car is on the street .", "tall tree near building .", "the cars .", "a tree ."]
+NAMES = "a the car cars red tall tree street is on near building ( ) , ."
+SENTENCES = ["a red car is on the street .", "tall tree near building .", "the cars ."]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +69,7 @@ def checkpoint(tmp_path_factory):
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
     prefix = PREFIX.replace(":", " :").split()
-    names = ["<pad>", "</s>", "<unk>", *prefix, *NAMES]
+    names = ["<pad>", "</s>", "<unk>", *prefix, *NAMES.split()]
     vocabulary = {word: number for number, word in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -125,13 +80,10 @@ def checkpoint(tmp_path_factory):
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder)
+    sizes = {"vocab_size": len(names), "d_model": 32, "d_kv": 8, "d_ff": 64}
+    sizes |= {"num_layers": 2, "num_heads": 4}
     config = T5Config(
-        vocab_size=len(names),
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
+        **sizes,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
         decoder_start_token_id=0,
@@ -141,50 +93,40 @@ def checkpoint(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture
-def parser(checkpoint):
-    return FactualParser(checkpoint, device="cpu")
-
-
-def test_factual_graphs_do_not_depend_on_the_batch(checkpoint, parser):
-    small = FactualParser(checkpoint, device="cpu", batch_size=4)
+def test_factual_graphs_do_not_depend_on_the_batch(checkpoint, monkeypatch):
+    monkeypatch.setattr(scene_graph, "MAX_OUTPUT_TOKENS", 20)
+    small = FactualParser(checkpoint, device="cpu", batch_size=2)
     together = small.parse([*SENTENCES, SENTENCES[0]])
     assert together[0] == together[-1]
-    for sentence, graph in zip(SENTENCES[:2], together, strict=False):
-        assert small.parse([sentence]) == [graph]
+    assert small.parse([SENTENCES[0]]) == [together[0]]
 
 
-def test_factual_output_becomes_a_graph(parser, monkeypatch):
+WORDS = [("car", "tree", "red")[n * n % 7 % 3] for n in range(4 * MAX_INPUT_TOKENS - 1)]
+
+
+RED_CAR = SceneGraph(("car", "street"), (("car", "red"),), (("car", "on", "street"),))
+CUT = SceneGraph(("cars", "a"), (), (("cars", "on", "a"),))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "written", "ended", "graph"),
+    [
+        (SENTENCES[0], "( car , is , red ) , ( car , on , street )", True, RED_CAR),
+        # the last fact of a truncated output is incomplete
+        (SENTENCES[2], "( cars , on , a ) , ( cars , on , a ) , ( cars , on , b", False, CUT),
+        # split, since it is too long
+        (" ".join(WORDS), "( tree )", True, SceneGraph(("tree",))),
+    ],
+)
+def test_factual_output_becomes_a_graph(checkpoint, monkeypatch, sentence, written, ended, graph):
     asked = []
 
     def write(sentences, length):
-        asked.extend(sentences)
-        return [("( car , is , red ) , ( car , on , street )", True) for _ in sentences]
+        asked.extend(dict.fromkeys(sentences))
+        return [(written, ended) for _ in sentences]
 
+    parser = FactualParser(checkpoint, device="cpu", batch_size=4)
     monkeypatch.setattr(parser, "_generate", write)
-    graph = SceneGraph(("car", "street"), (("car", "red"),), (("car", "on", "street"),))
-    assert parser.parse([SENTENCES[0]] * 3) == [graph] * 3
-    assert asked == [SENTENCES[0]] * 16  # once, in a full batch
-
-
-def test_factual_drops_the_last_fact_of_a_truncated_output(parser, monkeypatch):
-    written = "( cars , on , a ) , ( cars , on , a ) , ( cars , on , b"
-    monkeypatch.setattr(parser, "_generate", lambda sentences, _: [(written, False)])
-    assert parser.parse(["the cars ."]) == [SceneGraph(("cars", "a"), (), (("cars", "on", "a"),))]
-
-
-def test_factual_splits_sentences_that_are_too_long(checkpoint, monkeypatch):
-    parser = FactualParser(checkpoint, device="cpu", batch_size=1)
-    asked = []
-
-    def write(sentences, length):
-        asked.extend(sentences)
-        return [("( tree , is , tall )", True)]
-
-    monkeypatch.setattr(parser, "_generate", write)
-    words = [("car", "tree", "red")[n * n % 7 % 3] for n in range(4 * MAX_INPUT_TOKENS - 1)]
-    (graph,) = parser.parse([" ".join(words)])
-    assert graph == SceneGraph(("tree",), (("tree", "tall"),))
+    assert parser.parse([sentence] * 3) == [graph] * 3
+    assert sorted(" ".join(asked).split()) == sorted(sentence.split())
     assert all(parser._num_tokens(piece) <= MAX_INPUT_TOKENS for piece in asked)
-    assert len(asked) >= 2
-    assert sum(len(piece.split()) for piece in asked) <= len(words)

@@ -18,19 +18,13 @@ from pipelines.captioning.segmenters import FelzenszwalbSegmenter, MaskGeneratio
 ANY_MASK = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 SIDE = 64
 PROMPTS = {"hidden_size": 32, "image_size": SIDE, "patch_size": 16, "mask_input_channels": 8}
-DECODER = {
-    "hidden_size": 32,
-    "mlp_dim": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "iou_head_depth": 2,
-    "iou_head_hidden_dim": 32,
-}
+DECODER = {"hidden_size": 32, "mlp_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+DECODER |= {"iou_head_depth": 2, "iou_head_hidden_dim": 32}
 
 
-def picture(width=96, height=64, seed=0):
+def blocks_and_disc(width=96, height=64):
     """Blocks of uniform colour, and a disc."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 255, (2, 3, 3)), np.ones((height // 2, width // 3, 1)))
     rows, columns = np.indices((height, width))
     pixels = np.zeros((height, width, 3), np.uint8)
@@ -40,22 +34,11 @@ def picture(width=96, height=64, seed=0):
 
 
 def save_sam(folder):
-    vision = {
-        "hidden_size": 32,
-        "output_channels": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": SIDE,
-        "patch_size": 16,
-        "mlp_dim": 64,
-        "num_pos_feats": 16,
-        "global_attn_indexes": [1],
-        "window_size": 2,
-    }
+    vision = {"hidden_size": 32, "output_channels": 32, "num_hidden_layers": 2, "mlp_dim": 64}
+    vision |= {"num_attention_heads": 2, "image_size": SIDE, "patch_size": 16, "num_pos_feats": 16}
+    vision |= {"global_attn_indexes": [1], "window_size": 2}
     config = SamConfig(
-        vision_config=vision,
-        prompt_encoder_config=PROMPTS,
-        mask_decoder_config=DECODER,
+        vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER
     )
     torch.manual_seed(0)
     SamModel(config).save_pretrained(folder)
@@ -68,24 +51,14 @@ def save_sam(folder):
 
 
 def save_sam2(folder):
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": 8,
-        "image_size": [SIDE, SIDE],
-        "blocks_per_stage": [1, 1, 2, 1],
-        "embed_dim_per_stage": [8, 16, 32, 64],
-        "num_attention_heads_per_stage": [1, 1, 1, 1],
-        "window_size_per_stage": [4, 2, 2, 2],
-        "global_attention_blocks": [3],
-        "window_positional_embedding_background_size": [2, 2],
-    }
-    vision = {
-        "model_type": "sam2_vision_model",
-        "backbone_config": backbone,
-        "backbone_channel_list": [64, 32, 16, 8],
-        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-        "fpn_hidden_size": 32,
-    }
+    backbone = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [SIDE, SIDE]}
+    backbone |= {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64]}
+    backbone |= {"num_attention_heads_per_stage": [1] * 4, "window_size_per_stage": [4, 2, 2, 2]}
+    backbone |= {"global_attention_blocks": [3]}
+    backbone |= {"window_positional_embedding_background_size": [2, 2]}
+    vision = {"model_type": "sam2_vision_model", "backbone_config": backbone}
+    vision |= {"backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32}
+    vision |= {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
     config = Sam2Config(
         vision_config=vision, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER
     )
@@ -105,7 +78,7 @@ def check_masks(masks, image):
 
 
 def test_felzenszwalb_finds_blocks_of_uniform_colour():
-    image = picture(960, 640)
+    image = blocks_and_disc(960, 640)
     masks = FelzenszwalbSegmenter().masks(image)
     check_masks(masks, image)
     # every pixel is in one region
@@ -118,19 +91,10 @@ def test_felzenszwalb_finds_blocks_of_uniform_colour():
     assert len(salient_boxes(masks, (640, 960))) == 7
 
 
-@pytest.mark.parametrize("size", [(8, 8), (1, 40), (40, 1), (2000, 100), (321, 319)])
+@pytest.mark.parametrize("size", [(8, 8), (1, 40), (2000, 100)])
 def test_felzenszwalb_masks_have_the_size_of_the_image(size):
     image = Image.effect_noise(size, 90).convert("RGB")
     check_masks(FelzenszwalbSegmenter().masks(image), image)
-
-
-@pytest.mark.parametrize("save", [save_sam, save_sam2])
-def test_mask_generation_runs_the_real_architectures(tmp_path, save):
-    save(tmp_path / "model")
-    image = picture()
-    check_masks(MaskGenerationSegmenter(str(tmp_path / "model"), **ANY_MASK).masks(image), image)
-    options = {"points_per_crop": 4, "pred_iou_thresh": 9.0}
-    assert MaskGenerationSegmenter(str(tmp_path / "model"), **options).masks(image) == []
 
 
 @pytest.mark.parametrize("save", [save_sam, save_sam2])
@@ -147,10 +111,12 @@ def test_mask_generation_covers_an_oblong_image_with_points(tmp_path, monkeypatc
         return forward(*args, **inputs)
 
     monkeypatch.setattr(model, "forward", spy)
-    image = picture(128, 64)
+    image = blocks_and_disc(128, 64)
     check_masks(segmenter.masks(image), image)
     # SAM keeps the aspect ratio: the image fills the upper half of the square
     height = SIDE if save is save_sam2 else SIDE // 2
     lowest, highest = seen["points"].min(0).values, seen["points"].max(0).values
     assert torch.allclose(lowest, torch.tensor([SIDE, height]) / 8.0)
     assert torch.allclose(highest, torch.tensor([SIDE, height]) * 7 / 8.0)
+    strict = MaskGenerationSegmenter(str(tmp_path / "model"), points_per_crop=4, pred_iou_thresh=9)
+    assert strict.masks(image) == []

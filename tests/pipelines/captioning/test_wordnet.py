@@ -49,8 +49,8 @@ def test_wordnet_equals_nltk(words, copied, monkeypatch):
     with pytest.warns(UserWarning, match="multilingual"):
         reader = WordNetCorpusReader(str(copied), None)
     known = sorted(reader.all_lemma_names())
-    sample = random.Random(0).sample(known, 1000)
-    sample += [word + ending for word in sample[:300] for ending in ("s", "es", "er", "ing", "men")]
+    sample = random.Random(0).sample(known, 100)
+    sample += [word + ending for word in sample[:50] for ending in ("s", "es", "er", "ing", "men")]
     sample += ["Buildings", "parking lot", "men", "running", "better", "qwx", "", "café", "ax", "-"]
     for word in sample:
         written = "_".join(word.split())
@@ -60,25 +60,15 @@ def test_wordnet_equals_nltk(words, copied, monkeypatch):
             assert words.base_forms(word, part) == reader._morphy(word, letter), (word, part)
 
 
-def test_synonyms_of_words_and_phrases_ignore_case(words):
-    assert {"car", "automobile", "machine", "railcar"} <= words.synonyms("car")
-    assert words.synonyms("Cars") == words.synonyms("car")
-    assert "stoplight" in words.synonyms("traffic light")
+def test_synonyms_and_base_forms(words):
+    assert {"car", "automobile", "machine", "railcar"} <= words.synonyms("Cars")
     assert words.synonyms("galore") == {"abounding", "galore"}  # written "galore(ip)" in the file
-    assert words.synonyms("foobarz") == words.synonyms("") == frozenset()
-
-
-def test_lemma_is_the_shortest_base_form_as_in_the_reference(words):
     assert words.lemma("buildings", NOUN) == "building"
-    assert words.lemma("Buildings", NOUN) == "Buildings"
-    assert words.lemma("parking lots", NOUN) == "parking lots"
-    assert words.lemma("men", NOUN) == "men"
     assert words.lemma("better", ADJECTIVE) == "good"
-    assert words.lemma("qwxs", NOUN) == "qwxs"
     assert [words.singular(noun) for noun in ("men", "houses", "gas")] == ["man", "house", "gas"]
 
 
-def test_wordnet_is_found_in_nltk_data_folders_and_zip_files(copied, tmp_path, monkeypatch):
+def test_finds_nltk_data_folders_and_zip_files(copied, tmp_path, monkeypatch):
     expected = open_wordnet().synonyms("road")
     (tmp_path / "corpora").mkdir()
     with zipfile.ZipFile(tmp_path / "corpora/wordnet.zip", "w") as file:
@@ -92,7 +82,7 @@ def test_wordnet_is_found_in_nltk_data_folders_and_zip_files(copied, tmp_path, m
         assert open_wordnet().synonyms("road") == expected
 
 
-def test_missing_or_other_versions_of_wordnet_raise(copied, tmp_path, monkeypatch):
+def test_rejects_missing_incomplete_and_other_versions(copied, tmp_path, monkeypatch):
     monkeypatch.setattr(wordnet, "_places", lambda: iter([Path("/nowhere")]))
     with pytest.raises(
         MissingDependencyError, match=r"3\.0 was not found.*nltk\.downloader wordnet"
