@@ -167,17 +167,21 @@ def consensus_scores(
     weights: Sequence[float] = WEIGHTS,
     synonyms: Synonyms | None = None,
 ) -> list[Scores]:
-    """Consensus scores with their components, as stored with each candidate; see `consensus`.
+    """Consensus scores with their components, as stored with each candidate.
+
+    Equal captions of different models score 1 against each other; copies by one model count once.
 
     Args:
         candidates: Parsed captions of one image; None for failed candidates.
-        encode: As in `consensus`.
-        models: Model of each candidate. `score` counts all other captions, copies by one model
-            once; `cross_model` only those of other models.
+        encode: Function from phrases to unit vectors; called once.
+        models: Model of each candidate.
         texts: Text of each candidate; captions with equal text are equal. By default, captions with
             equal content are.
         weights: As in `capture_score`.
         synonyms: As in `capture_score`.
+
+    Returns:
+        Scores of each candidate; all fields are None if there is no counterpart.
     """
     keys: Sequence[Hashable] = texts or candidates
     if not len(candidates) == len(keys) == len(models):

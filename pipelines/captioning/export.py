@@ -34,7 +34,14 @@ def export_dataset(recipe: Recipe, dataset_dir: str | Path) -> Path:
     `<city>-captions` holds all candidates; the image tables hold the chosen caption, its model and
     its score. The other tables are copied from the source; an image without a chosen caption keeps
     its previous one. If the source is a folder of images, each image becomes a region without a
-    location. `dataset_dir` is a new folder, or that of an interrupted export.
+    location.
+
+    Args:
+        recipe: Recipe of the run.
+        dataset_dir: New folder, or that of an interrupted export.
+
+    Returns:
+        The dataset folder.
 
     Raises:
         CaptioningError: The run is not finished.

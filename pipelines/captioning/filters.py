@@ -220,7 +220,12 @@ class Filters:
         return _first(self._image, image, image_id)
 
     def text_reason(self, answer: Answer, only: Collection[str] | None = None) -> str:
-        """Reason for dropping an answer by all filters, or `only` some; empty if it is kept."""
+        """Reason for dropping an answer; empty if it is kept.
+
+        Args:
+            answer: Cleaned answer; for a refined caption with its `original`.
+            only: Names of the filters to apply; all by default.
+        """
         if not answer.text.strip():
             return "empty"
         table = self._text if answer.original is None else self._text | REFINED_FILTERS

@@ -79,9 +79,14 @@ class NearDuplicate:
 
 
 def near_duplicates(images: Iterable[SourceImage], max_distance: int = 4) -> dict[str, str]:
-    """Map the id of each near duplicate to that of the first image that it resembles.
+    """Find images that resemble an earlier one.
 
-    Images that cannot be decoded are skipped.
+    Args:
+        images: Images in order; those that cannot be decoded are skipped.
+        max_distance: Maximum Hamming distance of the 64-bit perceptual hashes.
+
+    Returns:
+        Mapping from the id of each duplicate to the id of the first image that it resembles.
     """
     import imagehash
 

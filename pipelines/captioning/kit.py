@@ -126,11 +126,16 @@ def open_models(recipe: Recipe) -> dict[str, CaptionModel]:
 
 
 def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
-    """Create a segmenter, parser or detector, named in `PARTS[kind]`.
+    """Create a segmenter, parser or detector.
+
+    Args:
+        kind: A key of `PARTS`.
+        component: Name and options.
+        dataset_name: Dataset of the run; only used by the simulated detector.
 
     Raises:
         CaptioningError: Unknown name or option.
-        MissingExtraError: Its packages are not installed.
+        MissingDependencyError: Its packages are not installed.
     """
     if component.name not in PARTS[kind]:
         raise CaptioningError(

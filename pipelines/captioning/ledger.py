@@ -92,7 +92,15 @@ PLACES = ", ".join("?" for _ in fields(Unit))
 
 
 def unit_key(stage: str, **parts: Any) -> str:
-    """Hash of a stage and of everything that its result depends on, equal in every process."""
+    """Hash of a stage and of everything that its result depends on.
+
+    Args:
+        stage: Name of the stage.
+        parts: JSON values, dataclasses, settings of a recipe, and tuples of them.
+
+    Returns:
+        64 hexadecimal digits, equal in every process.
+    """
     content = json.dumps(
         [stage, parts], sort_keys=True, ensure_ascii=True, default=_plain, allow_nan=False
     )
@@ -221,7 +229,17 @@ def _unit(row: tuple[Any, ...]) -> Unit:
 
 
 class ShardFolder:
-    """Files of a shard: ledger of units, tables of candidates and rejects, and marker."""
+    """Files of a shard.
+
+    Args:
+        output_dir: Output folder of the run.
+        shard: Input shard.
+
+    Attributes:
+        ledger: Units of all stages; locked by one process at a time.
+        candidates: Table of candidates, written when the shard is finished.
+        rejects: Table of rejects, written when the shard is finished.
+    """
 
     def __init__(self, output_dir: str | Path, shard: InputShard):
         self.shard = shard
@@ -266,7 +284,13 @@ def finished_shards(recipe: Recipe) -> list[ShardFolder]:
 
 
 def fingerprint(recipe: Recipe, revisions: Mapping[str, str], shard: InputShard) -> str:
-    """Hash of recipe, `Kit.revisions` and images: everything that a shard's tables depend on."""
+    """Hash of everything that the tables of a shard depend on.
+
+    Args:
+        recipe: Recipe of the run.
+        revisions: Revisions of all components, see `Kit.revisions`.
+        shard: Input images.
+    """
     return unit_key(
         "shard",
         code=CODE_VERSION,

@@ -20,7 +20,12 @@ GPUS_PER_ACTOR = 0.1
 
 
 class ShardActor:
-    """Ray actor that captions one shard at a time; batches hold indices of the shards."""
+    """Ray actor that captions one shard at a time.
+
+    Args:
+        recipe: Recipe of the run.
+        shards: Input shards, indexed by the numbers in a batch.
+    """
 
     def __init__(self, recipe: Recipe, shards: Sequence[InputShard]):
         self._shards = shards

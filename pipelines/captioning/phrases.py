@@ -180,7 +180,11 @@ def attribute_mentions(sentence: str, phrases: Collection[str]) -> tuple[list[Sp
     """Locate attributes in a sentence by its syntax.
 
     In "a fence and green trees" the fence is not green; in "large and green trees" the trees are
-    large. Phrases are those of an attribute and its object, such as "red car".
+    large.
+
+    Args:
+        sentence: One sentence.
+        phrases: Phrases of an attribute and its object, such as "red car".
 
     Returns:
         Character spans of attributes that can be removed ("red" of "a red car"), and positions of

@@ -111,7 +111,14 @@ class Prompts:
     def merge(
         self, view: View, caption: str, details: Sequence[str], rejected: Sequence[str]
     ) -> str:
-        """Prompt for a refined caption, from supported details and rejected phrases."""
+        """Prompt for a refined caption.
+
+        Args:
+            view: View of the image.
+            caption: Long caption.
+            details: Local captions without unsupported phrases.
+            rejected: Phrases that the image does not support.
+        """
         return self._texts["merge", view].format(
             caption=enclosed(caption),
             details="\n".join(f"- {enclosed(one)}" for one in details) or NOTHING,

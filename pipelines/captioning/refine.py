@@ -67,7 +67,13 @@ def apply_merge(
 
 
 def fall_back(one: Candidate, reason: str, filters: Filters) -> Candidate:
-    """Candidate with `plain_removal`, after a failure; stored as the flag `merge_<reason>`."""
+    """Candidate with `plain_removal`, for models that gave no usable refined caption.
+
+    Args:
+        one: Candidate after the phrase filter.
+        reason: Reason of the failure; stored as the flag `merge_<reason>`.
+        filters: Filters of the recipe.
+    """
     flags = tuple(sorted({*one.flags, f"merge_{reason}"}))
     text = plain_removal(one)
     dropped = filters.text_reason(Answer(text))

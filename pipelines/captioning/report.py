@@ -54,7 +54,11 @@ class Example:
 
 
 def report_run(recipe: Recipe) -> Path:
-    """Write the report of the finished shards of a run, and return the path of report.md."""
+    """Write the report of the finished shards of a run.
+
+    Returns:
+        Path of report.md.
+    """
     finished = finished_shards(recipe)
 
     def images(wanted: frozenset[str]) -> Iterator[SourceImage]:
@@ -84,16 +88,19 @@ def write_report(
     synthetic: bool = False,
     gallery_size: int = 48,
 ) -> Path:
-    """Write report.md, report.json and gallery.html, see `examine`, and return report.md's path.
+    """Write report.md, report.json and gallery.html.
 
     Args:
         output_dir: Folder of the report; created if missing.
-        parts: Tables of candidates.
+        parts: Tables of candidates; the rows of an image are adjacent.
         rejects: Tables of rejects.
         images: Function that yields the images with given ids.
         title: Title of the report.
         synthetic: Whether images or models are simulated; stated in the report and the gallery.
         gallery_size: Number of images in the gallery; 0 for no gallery.
+
+    Returns:
+        Path of report.md.
     """
     found, chosen = examine(parts, rejects, gallery_size)
     summary = {"title": title, "synthetic": synthetic, **found}
@@ -248,7 +255,14 @@ def _cell(text: Any) -> str:
 def write_gallery(
     path: Path, examples: Sequence[Example], images: ReadImages, summary: Mapping[str, Any]
 ) -> None:
-    """Write the HTML page; `summary` is that of `report.examine`."""
+    """Write the HTML page.
+
+    Args:
+        path: Path of the HTML file.
+        examples: Images to show.
+        images: Function that yields the images with given ids.
+        summary: Summary of the run, see `report.examine`.
+    """
     environment = page_environment(__package__)
     environment.filters["readable"] = lambda code: code.replace("_", " ")
     environment.filters["shown"] = _shown

@@ -72,6 +72,9 @@ def run(
         num_actors: Number of Ray actors.
         ray_address: Address of the Ray cluster; RAY_ADDRESS, or this machine, by default.
 
+    Returns:
+        Progress of all shards of the run.
+
     Raises:
         DatasetError: Invalid recipe or images, or (with Ray) some shards failed and the others
             are finished.
@@ -132,7 +135,12 @@ def _forget_failures(recipe: Recipe, shards: Sequence[InputShard]) -> None:
 
 
 class Worker:
-    """Captions the images of shards and writes their tables; calls `on_image` after each image."""
+    """Captions the images of shards and writes their tables.
+
+    Args:
+        kit: Models and components.
+        on_image: Function called after each image with its number of rejects.
+    """
 
     def __init__(self, kit: Kit, on_image: Callable[[], object] = lambda: None):
         self._kit = kit
@@ -141,7 +149,13 @@ class Worker:
         self._internal_errors = 0  # consecutive images with an unexpected error
 
     async def run(self, shards: Sequence[InputShard]) -> None:
-        """Write the tables of all shards that are not finished; raises as the function `run`."""
+        """Write the tables of all shards that are not finished.
+
+        Raises:
+            InUseError: Another process is working on a shard.
+            ModelUnavailableError: No request to a model can succeed; finished units are kept.
+            OSError: The disk is full or not writable; finished units are kept.
+        """
         at_once = asyncio.Semaphore(SHARDS_AT_ONCE)
 
         async def one(shard: InputShard) -> None:

@@ -49,7 +49,12 @@ REFINED = Sampling(temperature=0.0, top_p=1.0, max_tokens=500)
 async def caption_image(
     kit: Kit, ledger: Ledger, source: SourceImage
 ) -> tuple[list[Candidate], list[Reject]]:
-    """Run all stages for an image; all units are stored in the ledger of its shard.
+    """Run all stages for an image.
+
+    Args:
+        kit: Models and components.
+        ledger: Units of the image's shard.
+        source: Image.
 
     Returns:
         Candidates, one of them chosen unless all were dropped, and rejects.

@@ -153,7 +153,11 @@ class ChatSettings(Record):
 class OpenAICompatibleModel:
     """A `records.CaptionModel` behind a server.
 
-    The first request opens connections in the running event loop, until `close`.
+    The first request opens connections in the running event loop; they are reopened in another
+    loop or after `close`.
+
+    Args:
+        settings: Fields of the model in the recipe.
     """
 
     def __init__(self, settings: ChatSettings):

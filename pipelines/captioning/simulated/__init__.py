@@ -64,7 +64,15 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
 
 
 def open_detector(dataset_name: str, **options: Any) -> SimulatedDetector:
-    """Create a simulated detector for a synthetic dataset with ground truth; see the class."""
+    """Create a simulated detector.
+
+    Args:
+        dataset_name: Folder of a synthetic dataset with ground truth (`truth/`).
+        options: Options of `SimulatedDetector`.
+
+    Raises:
+        CaptioningError: Rate out of range, or no ground truth.
+    """
     return SimulatedDetector(open_truth(dataset_name), **options)
 
 

@@ -119,10 +119,13 @@ class ImageTruth:
 
 
 class Truth:
-    """Ground truth of a synthetic dataset, by image id.
+    """Ground truth of a dataset, by image id.
+
+    Args:
+        dataset_name: Folder of a synthetic dataset.
 
     Raises:
-        CaptioningError: The folder contains no ground truth, or (later) unknown image.
+        CaptioningError: The folder contains no ground truth.
     """
 
     def __init__(self, dataset_name: str | Path):

@@ -155,9 +155,14 @@ def decode_view(
 ) -> tuple[NDArray[np.uint8], list[LeftOut]]:
     """Decode a view to `path`, resuming an interrupted run, or open the finished file.
 
-    `rows`, with `image`, `image_id` and `region_id` in stored order, are not read if the file is
-    finished; images of regions that are not known are skipped. The list of skipped images is stored
-    next to `path`.
+    Args:
+        rows: Rows with `image`, `image_id` and `region_id` in stored order; not read if the file
+            is finished.
+        total: Number of rows, for the progress bar.
+        view: "satellite" or "street_view".
+        size: Side length of decoded images, in pixels.
+        known_regions: Region ids; images of other regions are skipped.
+        path: Path of the `.npy` file; the list of skipped images is stored next to it.
 
     Returns:
         Memory-mapped pixels, `(M, size, size, 3)`, uint8, and the skipped images.

@@ -88,8 +88,12 @@ def draw_scatter(
 ) -> None:
     """Draw predictions against truth in raw units, one panel per indicator.
 
-    `predictions` has the columns indicator, truth and prediction; `scores` maps an indicator to its
-    R2 per split, and `indicators` to its unit and transform.
+    Args:
+        path: Output PNG.
+        title: Figure title.
+        predictions: Columns indicator, truth, prediction.
+        scores: Indicator to R2 per split.
+        indicators: Name to unit and transform.
     """
     names = [name for name in indicators if (predictions["indicator"] == name).any()]
     width, height = _size(len(names), 2.9, 3.0)
@@ -132,8 +136,12 @@ def draw_maps(
 ) -> bool:
     """Draw maps of truth, prediction and residual, one row per indicator.
 
-    `regions_path` is a GeoParquet with region_id, geometry and a label column per indicator;
-    `predictions`, with the columns indicator, region_id and prediction, are averaged per region.
+    Args:
+        path: Output PNG.
+        title: Figure title.
+        regions_path: GeoParquet with region_id, geometry and a label column per indicator.
+        predictions: Columns indicator, region_id, prediction; averaged per region.
+        indicators: Name to unit and transform.
 
     Returns:
         Whether the regions have geometries.
@@ -221,8 +229,13 @@ def draw_intervals(
 ) -> None:
     """Draw a forest plot: estimates with their intervals, one row per name.
 
-    Panels have the columns name, estimate, low, high, colour, and `seeds`, the list of estimates
-    per training seed. `cut` is a lower limit of the axis.
+    Args:
+        path: Output PNG.
+        title: Figure title.
+        panels: Panel title to columns name, estimate, low, high, colour, and `seeds`, the list of
+            estimates per training seed.
+        label: Axis label.
+        cut: Lower axis limit, optional.
     """
     names = list(dict.fromkeys(name for frame in panels.values() for name in frame["name"]))
     width, height = _size(len(panels), 3.2 if len(panels) < 3 else 2.3, 0.27 * len(names) + 0.75)
@@ -257,7 +270,15 @@ def _interval_panel(
 def draw_curves(
     path: Path, title: str, panels: Mapping[str, pd.DataFrame], x_label: str, y_label: str
 ) -> None:
-    """Draw curves with confidence bands, from panels of columns curve, x, estimate, low, high."""
+    """Draw curves with confidence bands.
+
+    Args:
+        path: Output PNG.
+        title: Figure title.
+        panels: Panel title to columns curve, x, estimate, low, high.
+        x_label: Label of the x axes.
+        y_label: Label of the y axis.
+    """
     with drawing(path, title, (max(4.6 * len(panels), 6.5), 4.0)) as figure:
         for name, axes in _grid(figure, list(panels)):
             axes.axhline(0, color=LINE_COLOUR, linewidth=0.8, zorder=1)
@@ -310,8 +331,13 @@ def draw_clusters(
 ) -> None:
     """Draw clusters on two principal components, the density of an indicator, and a map.
 
-    `regions` has a row with region_id and the indicator per clustered region, `indicator` is its
-    name, unit and transform, and `regions_path` a GeoParquet with region_id and geometry.
+    Args:
+        path: Output PNG.
+        title: Figure title.
+        found: Clusters of N regions.
+        regions: N rows with region_id and the indicator.
+        indicator: Name, unit and transform.
+        regions_path: GeoParquet with region_id and geometry.
     """
     name, unit, transform = indicator
     colours = dict(enumerate((BLUE, ORANGE, GREEN)))
