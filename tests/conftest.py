@@ -17,6 +17,7 @@ os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "600")
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -204,9 +205,14 @@ def tiny_siglip_model_dir(tiny_siglip_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_city(tmp_path_factory) -> Path:
-    """A small synthetic dataset: the city "harborview" with 6 x 6 regions."""
+    """A small synthetic dataset: the city "harborview" with 6 x 6 regions; read only."""
     from dataset_builders.synthetic import build_dataset
 
-    folder = tmp_path_factory.mktemp("tiny_city")
-    build_dataset(folder, cities=("harborview",), grid_size=6, street_views=2, seed=0)
-    return folder
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # shared by the workers
+    options = {"cities": ("harborview",), "grid_size": 6, "street_views": 2, "seed": 0}
+    with FileLock(folder / "tiny_city.lock"):
+        if not (folder / "tiny_city" / "README.md").exists():
+            build_dataset(folder / "tiny_city", num_workers=1, **options)
+    return folder / "tiny_city"

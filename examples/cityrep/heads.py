@@ -114,11 +114,7 @@ def _solve(n: float, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
 
 
 def fit_mlp(
-    X: NDArray[np.float32],
-    y: NDArray[np.float32],
-    split: Split,
-    seed: int,
-    device: str = "cpu",
+    X: NDArray[np.float32], y: NDArray[np.float32], split: Split, seed: int, device: str = "cpu"
 ) -> Floats:
     """CityRep's head on one split: Linear-ReLU-Linear, Adam, early stopping on validation.
 

@@ -102,12 +102,7 @@ def _splits(task: Task, settings: Settings) -> tuple[Splits, list[Skipped]]:
 
 
 def _score(
-    task: Task,
-    system: System,
-    splits: Splits,
-    settings: Settings,
-    store: Store,
-    scratch: Path,
+    task: Task, system: System, splits: Splits, settings: Settings, store: Store, scratch: Path
 ) -> list[Row]:
     if isinstance(system, Control):
         probe, vectors = system.probe, ""

@@ -13,12 +13,7 @@ from PIL import Image
 from dataset_builders.errors import SourceError
 from dataset_builders.importers.__main__ import main
 from dataset_builders.importers.base import import_dataset
-from dataset_builders.storage import (
-    read_indicators,
-    read_regions,
-    read_rejects,
-    read_table,
-)
+from dataset_builders.storage import read_indicators, read_regions, read_rejects, read_table
 from examples.importers import NAMES, camvid, king_county, rsicd, streetview_nyc
 from examples.importers.camvid import (
     BUFFER_SECONDS,

@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset_builders.synthetic.captioners import (
-    CAPTIONERS,
-    reference_caption,
-    write_caption,
-)
+from dataset_builders.synthetic.captioners import CAPTIONERS, reference_caption, write_caption
 from examples.simulated_judge import Judgement, judge, named_things
 from pipelines.captioning.simulated.truth import Truth, thing_of
 from pipelines.captioning.simulated.words import stem

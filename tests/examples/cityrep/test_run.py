@@ -198,12 +198,7 @@ def test_vectors_of_half_a_city_or_none_are_counted(release, tmp_path, cityrep):
 
 def test_the_neighbours_beside_the_best_model_that_sees_more_than_location():
     cell = {"protocol": "cityrep_block", "task": "pm25"}
-    ours = {
-        "a": (0.6, 0.5, 0.7),
-        "b": (0.4, 0.2, 0.5),
-        "c": (0.3, 0.2, 0.4),
-        "d": (0.2, 0.1, 0.25),
-    }
+    ours = {"a": (0.6, 0.5, 0.7), "b": (0.4, 0.2, 0.5), "c": (0.3, 0.2, 0.4), "d": (0.2, 0.1, 0.25)}
     summary = pd.DataFrame(
         [
             {**cell, "city": city, "system": REFERENCE, "r2": r2, "low": low, "high": high}
