@@ -57,8 +57,8 @@ def test_section_holds_the_values_of_its_rows(results):
         for name in ("population", "green_share"):
             values = [getattr(row, metric) for row in rows if row.indicator == name]
             text = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
-            cell = found.loc[f"{title}, block, splits 0 to 2", "colour_texture", name]
-            assert cell["value"].tolist() == [text]
+            key = (f"{title}, block, splits 0 to 2", "colour_texture", name)
+            assert found.loc[key, "value"] == text
     tables = set(found.index.get_level_values("table"))
     assert tables >= {
         "R2 less that of coordinates (knn), block, 95 % interval",

@@ -32,11 +32,8 @@ from .harness import ODD, altered, damaged, inputs, knock, peak_mb
 PLACES = [Place("p1", 7.404, 43.732, 45.0), Place("p2", 7.405, 43.733)]
 JPEG = encoded(picture(), "JPEG")
 METADATA = {
-    "status": "OK",
-    "pano_id": "abc-DEF_1",
-    "location": {"lat": 43.73, "lng": 7.4},
-    "date": "2023-05",
-    "copyright": "© Google",
+    **{"status": "OK", "pano_id": "abc-DEF_1", "location": {"lat": 43.73, "lng": 7.4}},
+    **{"date": "2023-05", "copyright": "© Google"},
 }
 PHOTO = {
     "id": "77",
@@ -181,14 +178,9 @@ def test_errors(answer):
     views_of(BaiduPanorama(), content)
 
 
+IDS = st.lists(st.text(max_size=6) | st.just("90"), max_size=6).map("/".join) | ODD
 ROWS = st.fixed_dictionaries(
-    {
-        "image_id": st.lists(st.text(max_size=6) | st.just("90"), max_size=6).map("/".join) | ODD,
-        "point_id": ODD,
-        "lon": ODD,
-        "lat": ODD,
-        "heading": ODD,
-    }
+    {"image_id": IDS, **dict.fromkeys(("point_id", "lon", "lat", "heading"), ODD)}
 )
 
 
