@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,7 @@ def throughput(num_images: int = 16, batch_size: int = 4) -> None:
     for side in (256, 512):
         pictures = [jpeg(side, k) for k in range(8)]
         images = source(num_images, 4, pictures)
-        runs = alternate(
-            5, total=lambda images=images: stream(encoder, images, settings), model=model_only
-        )
+        runs = alternate(5, total=partial(stream, encoder, images, settings), model=model_only)
         wall, cpu = np.median(runs["model"] / runs["total"], axis=0)
         rates = [num_images / rows[:, 0].min() for rows in runs.values()]
         print(

@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def zonal_speed() -> None:
             compare(
                 f"zonal count, {len(regions)} squares of {side} m (largest relative difference "
                 f"{off:.0e})",
-                lambda regions=regions: zonal(path, regions, "count"),
-                lambda regions=regions: direct(path, regions, ["sum", "count"]),
+                partial(zonal, path, regions, "count"),
+                partial(direct, path, regions, ["sum", "count"]),
             )
 
 
@@ -115,8 +116,8 @@ def embedding_speed(cells: int = 2048) -> None:
             degrees = regions.assign(region_id=regions.index.astype(str)).to_crs("EPSG:4326")
             compare(
                 f"means of {BANDS} bands, {len(regions)} squares of {side:g} m",
-                lambda degrees=degrees: region_means([path], degrees),
-                lambda regions=regions: direct(path, regions, "mean"),
+                partial(region_means, [path], degrees),
+                partial(direct, path, regions, "mean"),
             )
 
 
@@ -135,8 +136,8 @@ def point_speed(count: int = 1_000_000) -> None:
         other = np.count_nonzero(assign_points(lon, lat, regions) != expected)
         compare(
             f"{count:,} points to {len(regions)} squares of {side} m ({other} differ)",
-            lambda regions=regions: assign_points(lon, lat, regions),
-            lambda shapes=shapes: gpd.sjoin(points, shapes),
+            partial(assign_points, lon, lat, regions),
+            partial(gpd.sjoin, points, shapes),
         )
 
 

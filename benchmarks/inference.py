@@ -12,6 +12,7 @@ Models are randomly initialised, ViT-B/16 except for `small`. Seconds are minimu
 import sys
 import tempfile
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def search(folder: Path, num_keys: int = 1_000_000, dim: int = 512) -> None:
             part[:] = unit(rng.standard_normal(part.shape, dtype=np.float32))
         starts = np.append(np.arange(0, count, 8), count)
         for name, keys in (("images", plain_keys(vectors)), ("regions", Keys(vectors, starts))):
-            wall, cpu = alternate(5, find=lambda keys=keys: top_k(query, keys, 10))["find"].T
+            wall, cpu = alternate(5, find=partial(top_k, query, keys, 10))["find"].T
             tracemalloc.start()
             top_k(query, keys, 10)
             peak = tracemalloc.get_traced_memory()[1] / 1e6
@@ -141,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if name == "int8":
-            int8(folder, *rest)
+            int8(folder, rest[0])
         elif name == "search":
             search(folder)
         else:
