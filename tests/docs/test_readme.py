@@ -28,6 +28,13 @@ def test_every_block_is_run_or_says_why_not():
     assert sum(run for run, language, _ in blocks() if language in RUN) >= 7
 
 
+def test_contributing_names_existing_files():
+    named = re.findall(r"\b\w+\.(?:py|js)\b", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
+    rooms = ("modeling_urbanln", "dataset_builders", "pipelines", "demo", "benchmarks", "examples")
+    files = [path for room in (*rooms, "docs", "tests") for path in (ROOT / room).rglob("*.?[sy]")]
+    assert set(named) <= {path.name for path in (*files, *ROOT.glob("*.py"))}
+
+
 @pytest.fixture
 def clone(tmp_path) -> Path:
     """A clone with this virtual environment, photos and polygons."""
