@@ -3,11 +3,11 @@
 import json
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from dataset_builders.storage import read_table
 from dataset_builders.synthetic.__main__ import main as build_synthetic
 from pipelines.evaluation import cli
+from pipelines.evaluation.report import figures
 from tests.conftest import tiny_config_fields
 from train import main as train
 
@@ -23,8 +23,8 @@ def test_from_city_to_report(tmp_path, monkeypatch):
          "--num_workers", "1"]
     )  # fmt: skip
     assert train(
-        ["--config_overrides", TINY, *data, "--output_dir", "model", "--max_train_steps", "4",
-         "--per_device_train_batch_size", "16", "--split_column", "split_random",
+        ["--config_overrides", TINY, *data, "--output_dir", "model", "--max_train_steps", "2",
+         "--per_device_train_batch_size", "8", "--split_column", "split_random",
          "--learning_rate", "1e-3", "--use_cpu", "true"]
     ) == 0  # fmt: skip
     for label, more in (("urbanln", []), ("random-init", ["--random_init"])):
@@ -38,7 +38,7 @@ def test_from_city_to_report(tmp_path, monkeypatch):
          "--views", "satellite", "--protocols", "block", "--seeds", "2", "--mlp_max_epochs", "1"]
     ) == 0  # fmt: skip
     # most of the time; the report's own tests draw its figures
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: path.touch())
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     assert cli.main(["report", "--output_dir", "results"]) == 0
 
     pairs = pd.read_parquet("model/pairs.parquet")
