@@ -1,11 +1,10 @@
-"""All stages from a synthetic city to the report, connected by their files."""
+"""All stages from a dataset to the report, connected by their files."""
 
 import json
 
 import pandas as pd
 
 from dataset_builders.storage import read_table
-from dataset_builders.synthetic.__main__ import main as build_synthetic
 from pipelines.evaluation import cli
 from pipelines.evaluation.report import figures
 from tests.conftest import tiny_config_fields
@@ -15,13 +14,9 @@ CITY = "harborview"
 TINY = json.dumps({**tiny_config_fields(), "queue_size": 32})
 
 
-def test_from_city_to_report(tmp_path, monkeypatch):
+def test_from_city_to_report(tiny_city, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = ["--dataset_name", "dataset"]
-    build_synthetic(
-        ["--output_dir", "dataset", "--cities", CITY, "--grid_size", "6", "--street_views", "1",
-         "--num_workers", "1"]
-    )  # fmt: skip
+    data = ["--dataset_name", str(tiny_city)]
     assert train(
         ["--config_overrides", TINY, *data, "--output_dir", "model", "--max_train_steps", "2",
          "--per_device_train_batch_size", "8", "--split_column", "split_random",
@@ -42,7 +37,7 @@ def test_from_city_to_report(tmp_path, monkeypatch):
     assert cli.main(["report", "--output_dir", "results"]) == 0
 
     pairs = pd.read_parquet("model/pairs.parquet")
-    regions = read_table(tmp_path / "dataset", CITY, "regions").set_index("region_id")
+    regions = read_table(tiny_city, CITY, "regions").set_index("region_id")
     seen = pairs.loc[pairs["split"] == "train", "region_id"]
     assert set(regions.loc[seen, "split_random"]) == {"train"}  # no test region
     lines = (tmp_path / "results" / CITY / "results.jsonl").read_text().splitlines()
