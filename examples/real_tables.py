@@ -97,11 +97,10 @@ def made_of(
     city = open_city(dataset, PLACES[place][2])
     tables = [read_embeddings(path) for path in paths]
     results = output / "results" / place
-    if place == "camvid":  # frames without coordinates
-        probe(city, tables, results, ProbeSettings(protocols=("random",), seeds=seeds))
-        return section(place, results)
     if place != "beijing":
-        probe(city, tables, results, ProbeSettings(seeds=seeds))
+        # CamVid's frames have no coordinates
+        protocols = ("random",) if place == "camvid" else ("random", "block")
+        probe(city, tables, results, ProbeSettings(protocols=protocols, seeds=seeds))
         return section(place, results)
     probe(in_blocks(city, BLOCK_TILES), tables, results, ProbeSettings(seeds=seeds))
     quarters = in_quarters(city)
