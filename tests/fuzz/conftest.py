@@ -1,4 +1,4 @@
-"""Short run within the test suite; `make fuzz` has URBANLN_FUZZ times as many inputs."""
+"""Short run within the test suite; `make fuzz` sets the factor URBANLN_FUZZ to 100."""
 
 import os
 
