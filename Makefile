@@ -153,13 +153,9 @@ real: $(INSTALLED)
 	$(RUN) -m pytest -m real -s
 
 benchmarks: $(INSTALLED)
-	$(RUN) -m benchmarks.training
-	$(RUN) -m benchmarks.evaluation
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.captioning_client
+	for name in training evaluation captioning geography inference; do \
+	  OMP_NUM_THREADS=1 $(RUN) -m benchmarks.$$name || exit 1; done
 	OMP_NUM_THREADS=1 $(RUN) -m examples.caption_truth
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.geography
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.download
-	OMP_NUM_THREADS=1 $(RUN) -m benchmarks.release pipeline
 
 base: $(INSTALLED)
 	$(RUN) -m examples.synthetic_base --output_dir $(BASE) --work_dir runs/base

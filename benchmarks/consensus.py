@@ -3,7 +3,6 @@
 python -m benchmarks.consensus                   # all
 python -m benchmarks.consensus cold              # empty phrase cache
 python -m benchmarks.consensus warm              # one phrase cache over 200 images
-python -m benchmarks.consensus matching          # all phrases and synonyms cached: pairs/s
 
 The baseline reimplements `capture_metric` 0.1.13 with the same encoder: it scores each ordered pair
 separately, embeds its unmatched phrases in batches of 4 and looks up NLTK synsets for each
@@ -22,7 +21,6 @@ import os
 import random
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.measure import timed
 from pipelines.captioning.capture import Encode, ParsedCaption, consensus
 from pipelines.captioning.encoder import PhraseCache, SentenceEncoder, sentence_encoder
 from pipelines.captioning.wordnet import open_wordnet, wordnet_synonyms
@@ -175,10 +173,6 @@ def with_new_relations(pool: list[ParsedCaption], rng: random.Random) -> list[Pa
     ]
 
 
-def clocks() -> NDArray[np.float64]:
-    return np.array([time.perf_counter(), time.process_time()])
-
-
 class Race:
     """Wall and CPU time of the consensus and of the reference, measured in alternation.
 
@@ -197,18 +191,17 @@ class Race:
     def run_ours(self, pools: list[list[ParsedCaption]], encode: Encode) -> None:
         """Compute the consensus of several images concurrently."""
         with ThreadPoolExecutor(THREADS) as threads:
-            start = clocks()
-            list(threads.map(lambda pool: consensus(pool, encode), pools))
-            self.ours += clocks() - start
+            self.ours += timed(
+                lambda: list(threads.map(lambda pool: consensus(pool, encode), pools))
+            )[0]
         self.images += len(pools)
 
     def run_theirs(self, pool: list[ParsedCaption], pairs: int) -> None:
         """Score `pairs` random ordered pairs of an image."""
         for _ in range(pairs):
             pair = self._rng.sample(pool, 2)
-            start = clocks()
-            score = self._reference.score(*pair)
-            self.theirs += clocks() - start
+            seconds, score = timed(self._reference.score, *pair)
+            self.theirs += seconds
             # with two candidates, each mean is the score of the pair
             self._differences.append(abs(consensus(pair, self._encoder)[0] - score))
         self.pairs += pairs
@@ -263,22 +256,6 @@ def warm(number: int = IMAGES) -> None:
     race.report(f"consensus, one cache for {number} images, {each:.0f} new phrases per image")
 
 
-def matching(number: int = 20) -> None:
-    """Consensus with all phrases and synonyms cached."""
-    encoder, pools = sentence_encoder(), images(number)
-    cache = PhraseCache(encoder)
-    for pool in pools:
-        consensus(pool, cache)
-    start = clocks()
-    for pool in pools:
-        consensus(pool, cache)
-    wall, cpu = (clocks() - start) / number
-    print(
-        f"consensus, all cached: {1000 * wall:.1f} ms per image ({1000 * cpu:.1f} ms of CPU time), "
-        f"{ORDERED_PAIRS / 2 / wall:.0f} pairs/s"
-    )
-
-
 def forget_synonyms() -> None:
     """Clear the synonym cache by reloading WordNet."""
     open_wordnet.cache_clear()
@@ -288,7 +265,7 @@ def forget_synonyms() -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    parts: dict[str, Callable[[], None]] = {"cold": cold, "warm": warm, "matching": matching}
+    parts: dict[str, Callable[[], None]] = {"cold": cold, "warm": warm}
     for part in [parts[sys.argv[1]]] if sys.argv[1:] else parts.values():
         part()
 

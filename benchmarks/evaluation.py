@@ -9,13 +9,11 @@ python -m benchmarks.evaluation city [splits]   # all probes of a city vs. sciki
 
 import io
 import json
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from sklearn.neural_network import MLPRegressor
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from benchmarks.measure import alternate, in_subprocess, peak_mb, timed
 from pipelines.common.encoders.transformers_models import ModelEncoder
 from pipelines.evaluation.embed.images import EmbedSettings, Source, embed
 from pipelines.evaluation.probe.models import (
@@ -42,6 +41,7 @@ from pipelines.evaluation.probe.models import (
 )
 from pipelines.evaluation.probe.splits import Task
 
+MODULE = "benchmarks.evaluation"
 TINY_TOWER = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -76,11 +76,9 @@ def source(num_images: int, num_regions: int, pictures: list[bytes]) -> Source:
     return Source(regions, {"street_view": num_images, "satellite": 0}, rows, "bench", {})
 
 
-def stream(encoder: ModelEncoder, images: Source, settings: EmbedSettings) -> float:
+def stream(encoder: ModelEncoder, images: Source, settings: EmbedSettings) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
         embed(encoder, images, Path(folder), "bench", settings, log=lambda text: None)
-        return time.perf_counter() - start
 
 
 def throughput(num_images: int = 16, batch_size: int = 4) -> None:
@@ -100,16 +98,12 @@ def throughput(num_images: int = 16, batch_size: int = 4) -> None:
         for _ in range(num_images // batch_size):
             encoder.encode(tensors)
 
-    encoder.encode(tensors)  # warm-up
     for side in (256, 512):
         pictures = [jpeg(side, k) for k in range(8)]
         images = source(num_images, 4, pictures)
-        model, total = [], []
-        for _ in range(5):  # alternating, so that other load affects both
-            model.append(timed(model_only)[0])
-            total.append(timed(stream, encoder, images, settings)[0])
-        wall, cpu = np.median(np.array(model) / np.array(total), axis=0)
-        rates = [num_images / min(wall for wall, _ in runs) for runs in (total, model)]
+        runs = alternate(5, total=partial(stream, encoder, images, settings), model=model_only)
+        wall, cpu = np.median(runs["model"] / runs["total"], axis=0)
+        rates = [num_images / rows[:, 0].min() for rows in runs.values()]
         print(
             f"embedding, {side}-px JPEG: {rates[0]:.2f} images/s, model only {rates[1]:.2f}; "
             f"median ratio of 5 runs: wall time {wall:.1%}, CPU time {cpu:.1%}"
@@ -125,18 +119,12 @@ def peak_memory(num_images: int) -> None:
     )
     encoder = ModelEncoder(CLIPModel(config).eval(), processor, "tiny")
     pictures = [jpeg(256, k) for k in range(16)]
-    seconds = stream(encoder, source(num_images, 100, pictures), EmbedSettings())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
-    print(json.dumps({"images": num_images, "peak_mb": peak, "seconds": seconds}))
+    stream(encoder, source(num_images, 100, pictures), EmbedSettings())
+    print(json.dumps(peak_mb()))
 
 
 def memory() -> None:
-    peaks = []
-    for num_images in (1_000, 10_000):
-        command = [sys.executable, "-m", "benchmarks.evaluation", "peak_memory", str(num_images)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(json.loads(done.stdout.splitlines()[-1]))
-    few, many = (found["peak_mb"] for found in peaks)
+    few, many = (in_subprocess(MODULE, "peak_memory", count) for count in (1_000, 10_000))
     print(
         f"peak memory: {few:.0f} MB for 1,000 images, {many:.0f} MB for 10,000: {many / few:.3f}x"
     )
@@ -192,13 +180,6 @@ def ridge_in_a_loop(X: np.ndarray, tasks: list[Task], settings: RidgeSettings) -
             errors.append(float(np.square(residual).mean()))
         best = settings.alphas[int(np.argmin(errors))]
         Ridge(alpha=best).fit(x[task.train], task.y[task.train]).predict(x[task.test])
-
-
-def timed(function: Callable[..., Any], *args: Any) -> tuple[tuple[float, float], Any]:
-    """Wall time and CPU time of a call, and its result."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = function(*args)
-    return (time.perf_counter() - wall, time.process_time() - cpu), found
 
 
 def probing(epochs: int = 5) -> None:

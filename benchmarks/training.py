@@ -11,7 +11,6 @@ Models are randomly initialised: the time does not depend on the weights.
 import argparse
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from transformers import CLIPConfig, CLIPModel
 
+from benchmarks.measure import cpu_seconds
 from modeling_urbanln import UrbanLNForPreTraining
 from pipelines.common.tokenizer import clip_tokenizer
 from pipelines.pretraining.batches import BatchPlan, tokenize
@@ -47,8 +47,6 @@ WORDS = (
     "intersection pedestrians vegetation rows left right background foreground buildings with and "
     "of a in on to several kilometres neighbourhood storeys balconies warehouse courtyard"
 )
-
-
 EPOCH_BATCHES = 400
 
 
@@ -64,22 +62,6 @@ def make_captions(count: int, shortest: int, longest: int, seed: int = 0) -> lis
     lengths = rng.integers(shortest, longest + 1, count)
     words = WORDS.split()
     return [" ".join(rng.choice(words, length)) for length in lengths]
-
-
-def interleaved(repeats: int, **functions: Callable[[], object]) -> dict[str, float]:
-    """Minimum CPU time of each function over alternating runs, in seconds.
-
-    Other processes affect CPU time least. Run with OMP_NUM_THREADS=1, as waiting threads count.
-    """
-    for function in functions.values():
-        function()
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.process_time()
-            function()
-            seconds[name].append(time.process_time() - start)
-    return {name: min(values) for name, values in seconds.items()}
 
 
 def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
@@ -113,7 +95,7 @@ def benchmark_step(architecture: dict, batch_size: int, repeats: int) -> None:
         )
 
     plain = plain_clip_step(config, inputs)
-    seconds = interleaved(repeats, parts=parts, step=step, plain=plain)
+    seconds = cpu_seconds(repeats, parts=parts, step=step, plain=plain)
     print(
         f"step: {seconds['step']:.3f} s, its passes {seconds['parts']:.3f} s, "
         f"ratio {seconds['step'] / seconds['parts']:.3f}, plain step of open_clip "
@@ -174,7 +156,7 @@ def benchmark_momentum(repeats: int) -> None:
             teacher.lerp_(student, 1 - 0.995)
 
     fused = model.update_momentum_encoder
-    seconds = interleaved(repeats, loop=loop, in_place=loop_in_place, fused=fused)
+    seconds = cpu_seconds(repeats, loop=loop, in_place=loop_in_place, fused=fused)
     print(
         f"momentum: loop {seconds['loop'] * 1e3:.0f} ms, fused {seconds['fused'] * 1e3:.0f} ms, "
         f"ratio {seconds['loop'] / seconds['fused']:.2f}; loop of lerp_ "
@@ -223,7 +205,7 @@ def benchmark_padding(batch_size: int, num_batches: int, repeats: int) -> None:
         "dynamic": batches(group_by_length=True, fixed=False),
         "mixed": batches(group_by_length=False, fixed=False),
     }
-    seconds = interleaved(repeats, **{name: passes(prepared) for name, prepared in sets.items()})
+    seconds = cpu_seconds(repeats, **{name: passes(prepared) for name, prepared in sets.items()})
     mean = {n: np.mean([b["input_ids"].shape[1] for b in prepared]) for n, prepared in sets.items()}
     print(
         f"padding: to 248 {seconds['fixed']:.2f} s; to the batch, grouped by length "

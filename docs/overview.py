@@ -53,10 +53,7 @@ def main(run: Path, output: Path) -> None:
     _vector(figure.add_subplot(grid[:, 2]), np.asarray(vectors.loc[region_id, "satellite"]))
     limits = np.nanpercentile(regions["truth"], (2, 98))
     for column, (name, title) in enumerate(
-        (
-            ("truth", f"{INDICATOR}, ground truth"),
-            ("predicted", "predicted in held-out districts"),
-        )
+        (("truth", f"{INDICATOR}, ground truth"), ("predicted", "predicted in held-out districts"))
     ):
         axes = figure.add_subplot(grid[:, 3 + column])
         shown = {"vmin": limits[0], "vmax": limits[1], "missing_kwds": {"color": "#c4c4c4"}}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
@@ -62,34 +63,6 @@ class Difference(NamedTuple):
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
-class Refinement(NamedTuple):
-    """Effect of refinement on a set of captions.
-
-    Attributes:
-        captions: Number of captions.
-        rate: Hallucinated share of the objects named, before and after.
-        recall: Share of the true objects that are named, before and after.
-        cut: Share of the hallucinated objects that refinement removed.
-        net_loss: Relative decrease in the number of true objects named; negative is a gain.
-        gross_loss: Share of the true objects named before that are not named after.
-    """
-
-    captions: int
-    rate: tuple[float, float]
-    recall: tuple[float, float]
-    cut: Difference
-    net_loss: Difference
-    gross_loss: Difference
-
-
-class Choice(NamedTuple):
-    """Mean F1 of a strategy to choose a caption, and the gain of consensus over it."""
-
-    name: str
-    f1: float
-    gain: Difference
-
-
 def judged_images(
     candidates: Sequence[Candidate], truth_of: Callable[[str], ImageTruth]
 ) -> dict[str, list[list[Judged]]]:
@@ -105,18 +78,25 @@ def judged_images(
     return found
 
 
-def refinement(images: Sequence[Sequence[Judged]]) -> Refinement:
-    """Measure refinement over all candidates that took part in the consensus."""
+def refinement(images: Sequence[Sequence[Judged]]) -> dict[str, Any]:
+    """Effect of refinement on all candidates that took part in the consensus.
+
+    Returns:
+        `captions`; before and after: `rate` (hallucinated share of the objects named) and `recall`
+        (share of the true objects that are named); [`Difference`]s: `cut` (share of the
+        hallucinated objects that were removed), `net_loss` (relative decrease in the number of true
+        objects named), `gross_loss` (share of those named before that are not named after).
+    """
     counts = np.array([np.sum([_counts(one) for one in image], axis=0) for image in images], float)
     false, true, missed, false_after, true_after, missed_after, _ = counts.sum(axis=0)
-    return Refinement(
-        captions=sum(not one.dropped for image in images for one in image),
-        rate=(false / (false + true), false_after / (false_after + true_after)),
-        recall=(true / (true + missed), true_after / (true_after + missed_after)),
-        cut=bootstrap(counts, lambda sums: 1 - sums[:, 3] / sums[:, 0]),
-        net_loss=bootstrap(counts, lambda sums: 1 - sums[:, 4] / sums[:, 1]),
-        gross_loss=bootstrap(counts, lambda sums: sums[:, 6] / sums[:, 1]),
-    )
+    return {
+        "captions": sum(not one.dropped for image in images for one in image),
+        "rate": (false / (false + true), false_after / (false_after + true_after)),
+        "recall": (true / (true + missed), true_after / (true_after + missed_after)),
+        "cut": bootstrap(counts, lambda sums: 1 - sums[:, 3] / sums[:, 0]),
+        "net_loss": bootstrap(counts, lambda sums: 1 - sums[:, 4] / sums[:, 1]),
+        "gross_loss": bootstrap(counts, lambda sums: sums[:, 6] / sums[:, 1]),
+    }
 
 
 def _counts(one: Judged) -> list[int]:
@@ -127,8 +107,11 @@ def _counts(one: Judged) -> list[int]:
     return [*found, len(one.before.true - one.after.true)]
 
 
-def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
-    """Compare consensus with other strategies on images with a chosen candidate."""
+def choices(images: Sequence[Sequence[Judged]]) -> dict[str, tuple[float, Difference]]:
+    """Mean F1 of strategies to choose a caption, and the gain of consensus over each.
+
+    Images without a chosen candidate are left out.
+    """
     kept = [[one for one in image if not one.dropped] for image in images]
     kept = [image for image in kept if any(one.chosen for one in image)]
     scores: dict[str, list[Any]] = {
@@ -145,13 +128,13 @@ def choices(images: Sequence[Sequence[Judged]]) -> list[Choice]:
     for model, f1 in singles.items():
         scores[f"only {model}" + (" (best single model)" if model == best else "")] = f1
     scores["oracle"] = [max(one.after.f1 for one in image) for image in kept]
-    return [_choice(name, np.array(f1), scores["consensus"]) for name, f1 in scores.items()]
-
-
-def _choice(name: str, scores: Floats, consensus: Sequence[float]) -> Choice:
-    gains = (consensus - scores)[~np.isnan(scores), None]
-    gain = bootstrap(gains, lambda sums: sums[:, 0] / len(gains))
-    return Choice(name, float(np.nanmean(scores)), gain)
+    found = {}
+    for name, f1 in scores.items():
+        gains = np.array(scores["consensus"]) - f1
+        known = gains[~np.isnan(gains), None]
+        gain = bootstrap(known / len(known), lambda sums: sums[:, 0])
+        found[name] = (float(np.nanmean(f1)), gain)
+    return found
 
 
 def bootstrap(rows: Floats, statistic: Callable[[Floats], Floats]) -> Difference:
@@ -202,41 +185,23 @@ def candidates_of(recipe: Recipe) -> list[Candidate]:
     return list(read_candidates(paths))
 
 
-def report(
-    images: Mapping[str, Sequence[Sequence[Judged]]],
-    miss_rate: float,
-    false_alarm_rate: float,
-    local_hallucination: float,
-) -> str:
-    """Format the results as Markdown tables."""
-    errors = f"*simulated* detector: miss rate {miss_rate:g}, false alarm rate {false_alarm_rate:g}"
-    lines = [
-        f"*Synthetic* city, *simulated* captioning models (hallucination rate of short captions "
-        f"relative to long ones: {local_hallucination:g}), {errors}.",
-        "",
-        "| view (*synthetic*) | images | captions | hallucinated share of named objects, before "
-        "-> after | hallucinations removed | recall of true objects, before -> after | true "
-        "objects lost, net | lost, gross |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def report(images: Mapping[str, Sequence[Sequence[Judged]]]) -> str:
+    """Format the results as tables."""
+    effects, strategies = [], []
     for view, groups in images.items():
         one = refinement(groups)
-        lines.append(
-            f"| {view} | {len(groups)} | {one.captions} | {one.rate[0]:.3f} -> {one.rate[1]:.3f} "
-            f"| **{one.cut.text('.1%')}** | {one.recall[0]:.3f} -> {one.recall[1]:.3f} "
-            f"| **{one.net_loss.text('+.1%')}** | {one.gross_loss.text('.1%')} |"
-        )
-    lines += [
-        "",
-        "| view (*synthetic*) | caption chosen by | mean F1 against the ground truth "
-        "| gain of consensus |",
-        "|---|---|---|---|",
-    ]
-    for view, groups in images.items():
-        for choice in choices(groups):
-            gain = "" if choice.name == "consensus" else choice.gain.text("+.4f")
-            lines.append(f"| {view} | {choice.name} | {choice.f1:.4f} | {gain} |")
-    return "\n".join(lines)
+        effect: dict[str, Any] = {"view": view, "images": len(groups), "captions": one["captions"]}
+        for name, title in (("rate", "hallucinated share"), ("recall", "recall")):
+            effect[f"{title}, before -> after"] = "{:.3f} -> {:.3f}".format(*one[name])
+        effect["hallucinations removed"] = one["cut"].text(".1%")
+        effect["true objects lost, net"] = one["net_loss"].text("+.1%")
+        effects.append({**effect, "lost, gross": one["gross_loss"].text(".1%")})
+        for name, (f1, gain) in choices(groups).items():
+            line = {"view": view, "caption chosen by": name, "mean F1": f"{f1:.4f}"}
+            strategies.append({**line, "gain of consensus": gain.text("+.4f")})
+    frames = (pd.DataFrame(effects).set_index("view").T, pd.DataFrame(strategies))
+    heading = "*Synthetic* city, *simulated* captioning models and detector."
+    return "\n\n".join([heading, *(frame.to_string() for frame in frames)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -275,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(recipe, progress=True)
         truth = open_truth(str(dataset))
         images = judged_images(candidates_of(recipe), lambda image_id: truth[image_id])
-    print(report(images, args.miss_rate, args.false_alarm_rate, args.local_hallucination))
+    print(report(images))
 
 
 if __name__ == "__main__":

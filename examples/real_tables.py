@@ -7,7 +7,7 @@
 
 `DATA` holds `urbanclip_toolkit/`, `streetview_nyc/`, `king_county/` and `camvid/`; `python -m
 dataset_builders.importers urbanclip --help` and `python -m examples.importers NAME --help` describe
-their layouts. Writes `tables.md`, and the same values as one tidy table, `tables.csv`. Rerun the
+their layouts. Writes `tables.csv`, one row per table, system, probe and indicator. Rerun the
 command to resume. The results are in `docs/results/real_tables.csv`.
 """
 
@@ -57,22 +57,12 @@ PLACES = {
 }
 BLOCK_TILES = 16  # in Beijing, about 12.6 km
 SMALL_SYSTEMS = ("tile2vec", "simclr-adjacency")
-LEFT_OUT = {
-    "clip": "needs weights from the Hub; added by `--clip FOLDER`",
-    "clip-stretched": "needs Long-CLIP's weights from the Hub",
-    "remoteclip": "needs weights from the Hub",
-    "resnet18": "needs weights from the Hub",
-    "pg-simclr": "needs points of interest; without them, it equals simclr-adjacency",
-    "musecl-nomob": "needs points of interest and two views per region",
-    "urbanclip": "needs captions",
-    "urbanclip-full": "needs captions",
-    "urbanvlp": "needs captions and two views per region",
-    "urbanvlp-nocoord": "needs captions and two views per region",
-}
 SHUFFLED, SENTENCES = "captions-shuffled", "captions-minilm"
 BY_RIDGE = Reference("coordinates", "none", "ridge")
-KEYS = ("system", "probe", "quantile over")  # columns that are not indicators
 TITLES = {"r2": "R2", "rmse": "RMSE", "mae": "MAE", "spearman": "Spearman"}
+
+Lines = list[dict[str, str]]
+Cells = Mapping[tuple[str, ...], Mapping[str, str]]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -91,41 +81,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="number of splits (default: 5, or 10 with fewer than 1,000 regions)",
     )
     options = parser.parse_args(argv)
-    sections = []
+    lines: Lines = []
     for place in options.only:
         importer, folder, city = PLACES[place]
         dataset = options.output_dir / importer.__name__.rpartition(".")[2]
         print(import_dataset(importer.read, options.data / folder, dataset))
         tables = captions_of if place == "beijing" else pictures_of
         paths = tables(str(dataset), city, options.output_dir / "embeddings", options)
-        sections += made_of(str(dataset), place, paths, options.output_dir, options.seeds)
-    path = options.output_dir / "tables.md"
-    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    cells(path.read_text(encoding="utf-8")).to_csv(path.with_suffix(".csv"), index=False)
+        lines += made_of(str(dataset), place, paths, options.output_dir, options.seeds)
+    path = options.output_dir / "tables.csv"
+    pd.DataFrame(lines).to_csv(path, index=False)
     print(f"Tables: {path}")
 
 
 def made_of(
     dataset: str, place: str, paths: Sequence[Path], output: Path, seeds: int | None
-) -> list[str]:
-    """Probe embedding tables and return the Markdown sections of the results."""
+) -> Lines:
+    """Probe embedding tables and return the rows of the results."""
     city = open_city(dataset, PLACES[place][2])
     tables = [read_embeddings(path) for path in paths]
     results = output / "results" / place
-    if place == "camvid":  # frames without coordinates
-        probe(city, tables, results, ProbeSettings(protocols=("random",), seeds=seeds))
-        return [section(place, results)]
     if place != "beijing":
-        probe(city, tables, results, ProbeSettings(seeds=seeds))
-        return [section(place, results), left_out()]
+        # CamVid's frames have no coordinates
+        protocols = ("random",) if place == "camvid" else ("random", "block")
+        probe(city, tables, results, ProbeSettings(protocols=protocols, seeds=seeds))
+        return section(place, results)
     probe(in_blocks(city, BLOCK_TILES), tables, results, ProbeSettings(seeds=seeds))
     quarters = in_quarters(city)
     away = output / "results" / "beijing-quarters"
     probe(quarters, tables, away, ProbeSettings(protocols=("block",), seeds=seeds))
     return [
-        section(place, results),
-        section("beijing, quarters of the map held out", away),
-        misplaced(in_blocks(city, BLOCK_TILES), paths[0], output, seeds),
+        *section(place, results),
+        *section("beijing, quarters of the map held out", away),
+        *misplaced(in_blocks(city, BLOCK_TILES), paths[0], output, seeds),
     ]
 
 
@@ -209,7 +197,7 @@ def in_quarters(city: City) -> City:
     return in_blocks(city, half / place.cell_m)
 
 
-def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> str:
+def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> Lines:
     """Compare captions of the labelled tile with those of the tile where its label was sampled.
 
     The published labels were sampled at the tile's south-west corner in BD-09, interpreted as
@@ -234,34 +222,28 @@ def misplaced(city: City, tfidf: Path, output_dir: Path, seeds: int | None) -> s
     return section("beijing, captions of the tile where a label was read", results)
 
 
-def section(title: str, results: Path) -> str:
-    """Markdown tables of a results folder: scores, differences, gains and coverage."""
+def section(title: str, results: Path) -> Lines:
+    """Rows of a results folder: scores, differences, gains and coverage."""
     latest = json.loads((results / "probe.json").read_text(encoding="utf-8"))["table_hash"]
     rows = [row for row in read_rows(results / "results.jsonl") if row.table_hash == latest]
     systems = {row.system for row in rows}
-    parts = [f"## {title}"]
+    lines: Lines = []
     coverage = measure_coverage(results)
     for protocol in dict.fromkeys(row.protocol for row in rows):
-        parts += [scores(rows, protocol, metric) for metric in TITLES]
+        for metric in TITLES:
+            lines += scores(rows, protocol, metric)
         if "coordinates" in systems:
-            parts.append(differences(results, COORDINATES, protocol))
-            parts.append(differences(results, BY_RIDGE, protocol, gains=True))
+            lines += differences(results, COORDINATES, protocol)
+            lines += differences(results, BY_RIDGE, protocol, gains=True)
         if "clip" in systems:
-            parts.append(differences(results, Reference("clip"), protocol))
-        parts.append(covered(coverage, protocol))
-    return "\n\n".join(parts)
+            lines += differences(results, Reference("clip"), protocol)
+        lines += covered(coverage, protocol)
+    return [{"section": title, **line} for line in lines]
 
 
-def left_out() -> str:
-    """List of the systems that are not in the tables, with reasons."""
-    lines = ["Systems not in the tables:", ""]
-    return "\n".join([*lines, *(f"- {name}: {reason}." for name, reason in LEFT_OUT.items())])
-
-
-def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
-    """Markdown table of a metric: mean and SD over splits per system and indicator."""
-    rows = [row for row in rows if row.protocol == protocol]
-    rows = [row for row in rows if not row.beside]
+def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> Lines:
+    """Rows of a metric: mean and SD over splits per system and indicator."""
+    rows = [row for row in rows if row.protocol == protocol and not row.beside]
     seeds = sorted({row.split_seed for row in rows})
     found: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for row in rows:
@@ -275,12 +257,12 @@ def scores(rows: Sequence[ResultRow], protocol: str, metric: str) -> str:
         for row in rows:
             of.setdefault(row.indicator, []).append(getattr(row, field))
         cells[title, ""] = {name: _span(values) for name, values in of.items()}
-    title = f"{TITLES[metric]}, {protocol}, splits {seeds[0]} to {seeds[-1]}:"
+    title = f"{TITLES[metric]}, {protocol}, splits {seeds[0]} to {seeds[-1]}"
     return _table(title, ("system", "probe"), cells)
 
 
-def differences(results: Path, reference: Reference, protocol: str, gains: bool = False) -> str:
-    """Markdown table of differences of R2 to a reference, with 95 % intervals over blocks.
+def differences(results: Path, reference: Reference, protocol: str, gains: bool = False) -> Lines:
+    """Rows of differences of R2 to a reference, with 95 % intervals over blocks.
 
     Args:
         results: Folder of the results.
@@ -297,12 +279,12 @@ def differences(results: Path, reference: Reference, protocol: str, gains: bool 
             cells.setdefault((one.system, one.probe), {})[one.indicator] = text
     what = "R2 of coordinates and vector" if gains else "R2"
     how = f"{reference.system} ({reference.probe})" if reference.probe else reference.system
-    title = f"{what} less that of {how}, {protocol}, 95 % interval:"
+    title = f"{what} less that of {how}, {protocol}, 95 % interval"
     return _table(title, ("system", "probe"), cells)
 
 
-def covered(coverage: Iterable[Coverage], protocol: str) -> str:
-    """Markdown table of the coverage and half-width of 90 % prediction intervals."""
+def covered(coverage: Iterable[Coverage], protocol: str) -> Lines:
+    """Rows of the coverage and half-width of 90 % prediction intervals."""
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for one in coverage:
         alone = one.probe != "mlp" and not split_name(one.system)[0]
@@ -310,44 +292,21 @@ def covered(coverage: Iterable[Coverage], protocol: str) -> str:
             over = {"split": "regions", "block": "blocks"}[one.method]
             text = f"{100 * one.coverage:.0f} %, ±{one.half_width:.2f}"
             cells.setdefault((one.system, one.probe, over), {})[one.indicator] = text
-    title = f"Coverage of 90 % intervals on test regions, half-width, {protocol}:"
+    title = f"Coverage of 90 % intervals on test regions, half-width, {protocol}"
     return _table(title, ("system", "probe", "quantile over"), cells)
 
 
-def cells(text: str) -> pd.DataFrame:
-    """Parse Markdown tables into one tidy table with a row per cell.
-
-    Args:
-        text: Level-2 headings, and tables below titles that end in a colon.
-    """
-    rows: list[dict[str, str]] = []
-    section, title, heads = "", "", list[str]()
-    for line in text.splitlines():
-        if line.startswith("## "):
-            section = line[3:]
-        elif line.endswith(":") and not line.startswith("|"):
-            title, heads = line[:-1], []
-        elif line.startswith("|") and not set(line) <= set("|- "):
-            values = [value.strip() for value in line.strip("|").split("|")]
-            if not heads:
-                heads = values
-                continue
-            own = dict(zip(heads, values, strict=True))
-            known = {name: own.pop(name) for name in KEYS if name in own}
-            rows += [
-                {"section": section, "table": title, **known, "indicator": name, "value": value}
-                for name, value in own.items()
-            ]
-    return pd.DataFrame(rows)
-
-
-def _table(
-    title: str, heads: Sequence[str], cells: Mapping[tuple[str, ...], Mapping[str, str]]
-) -> str:
+def _table(title: str, heads: Sequence[str], cells: Cells) -> Lines:
+    """One row per cell; a dash where a system has no value of an indicator."""
     names = list(dict.fromkeys(name for row in cells.values() for name in row))
-    lines = [[*heads, *names], ["---"] * (len(heads) + len(names))]
-    lines += [[*key, *(row.get(name, "–") for name in names)] for key, row in cells.items()]
-    return "\n".join([title, "", *("| " + " | ".join(line) + " |" for line in lines)])
+    return [
+        {
+            "table": title, **dict(zip(heads, key, strict=True)),
+            "indicator": name, "value": row.get(name, "–"),
+        }
+        for key, row in cells.items()
+        for name in names
+    ]  # fmt: skip
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 # generous timeouts for busy machines
 os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "600")
 os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "600")
 
 import hypothesis
 import pytest
-import torch
+from filelock import FileLock
 
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -42,8 +42,6 @@ LONGEST = (
     "tests/test_end_to_end",
     "tests/demo",
 )
-
-torch.set_num_threads(1)
 
 _connect = socket.socket.connect
 
@@ -127,6 +125,7 @@ def tiny_config():
 @pytest.fixture
 def tiny_clip():
     """A randomly initialised CLIPModel with 77 text positions."""
+    import torch
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
@@ -136,6 +135,7 @@ def tiny_clip():
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory) -> Path:
     """A saved tiny UrbanLNModel with its processor."""
+    import torch
     from transformers import CLIPImageProcessor
 
     from modeling_urbanln import UrbanLNConfig, UrbanLNModel, UrbanLNProcessor
@@ -171,6 +171,7 @@ def tiny_siglip_tokenizer():
 @pytest.fixture(scope="session")
 def tiny_siglip_dir(tmp_path_factory) -> Path:
     """Checkpoint of a randomly initialised SigLIP 2 of fixed resolution, 64 text positions."""
+    import torch
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
     folder = tmp_path_factory.mktemp("tiny_siglip")
@@ -204,9 +205,14 @@ def tiny_siglip_model_dir(tiny_siglip_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_city(tmp_path_factory) -> Path:
-    """A small synthetic dataset: the city "harborview" with 6 x 6 regions."""
+    """A small synthetic dataset: the city "harborview" with 6 x 6 regions; read only."""
     from dataset_builders.synthetic import build_dataset
 
-    folder = tmp_path_factory.mktemp("tiny_city")
-    build_dataset(folder, cities=("harborview",), grid_size=6, street_views=2, seed=0)
-    return folder
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # shared by the workers
+    options = {"cities": ("harborview",), "grid_size": 6, "street_views": 2, "seed": 0}
+    with FileLock(folder / "tiny_city.lock"):
+        if not (folder / "tiny_city" / "README.md").exists():
+            build_dataset(folder / "tiny_city", num_workers=1, **options)
+    return folder / "tiny_city"

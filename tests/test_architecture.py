@@ -13,15 +13,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("modeling_urbanln", "dataset_builders", "pipelines", "benchmarks", "demo", "examples")
-PIPELINES = sorted(
-    path.name
-    for path in (ROOT / "pipelines").iterdir()
-    if path.is_dir() and (path / "__init__.py").exists()
-)
+BASE = ("modeling_urbanln", "dataset_builders", "pipelines")
+ABOVE = ("benchmarks", "demo", "examples", "tests")
+PIPELINES = sorted(path.parent.name for path in (ROOT / "pipelines").glob("*/__init__.py"))
 PIPELINES_BELOW = {"prediction": {"evaluation"}}
 # subpackages of pipelines.evaluation, each with those it may import
-EVALUATION_ROOMS = {
+EVALUATION_ROOMS: dict[str, tuple[str, ...]] = {
     "embed": (),
     "probe": ("embed",),
     "analysis": ("embed", "probe"),
@@ -30,12 +27,28 @@ EVALUATION_ROOMS = {
 }
 # ftfy is optional: used to clean texts for CLIP's tokenizer if installed
 MODEL_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "ftfy", *sys.stdlib_module_names}
-# names of libraries
-FORBIDDEN_FOLDERS = ("datasets", "transformers")
 
 
-def python_files(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
+def rules() -> dict[str, tuple[str, ...]]:
+    """Forbidden imports by folder or script."""
+    found = dict.fromkeys((*BASE, "train.py", "evaluate.py"), ABOVE)
+    found["dataset_builders"] += ("modeling_urbanln", "pipelines", "torch")
+    found["benchmarks"] = ("examples", "tests")
+    found["demo"] = ("benchmarks", "examples", "tests", "train", "evaluate")
+    for name in PIPELINES:
+        below = {name, "common"} | PIPELINES_BELOW.get(name, set())
+        others = (f"pipelines.{other}" for other in PIPELINES if other not in below)
+        found[f"pipelines/{name}"] = tuple(others)
+    for room, below in EVALUATION_ROOMS.items():
+        others = (other for other in EVALUATION_ROOMS if other not in (room, *below))
+        forbidden = tuple(f"pipelines.evaluation.{other}" for other in others)
+        found[f"pipelines/evaluation/{room}"] = forbidden
+    return found
+
+
+def python_files(name: str) -> list[Path]:
+    path = ROOT / name
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
 @cache
@@ -59,82 +72,46 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def reaches(path: Path, target: str) -> bool:
-    return any(name == target or name.startswith(target + ".") for name in imports(path))
-
-
 def violations(files: list[Path], targets: tuple[str, ...]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)} imports {target}"
         for path in files
         for target in targets
-        if reaches(path, target)
+        if any(name == target or name.startswith(target + ".") for name in imports(path))
     ]
 
 
-def test_the_model_imports_torch_transformers_and_itself_only():
+@pytest.mark.parametrize("name", rules())
+def test_forbidden_imports(name):
+    files = python_files(name)
+    assert files
+    assert not violations(files, rules()[name])
+
+
+def test_model_imports_torch_and_transformers_only():
     for path in python_files("modeling_urbanln"):
+        assert path.parent == ROOT / "modeling_urbanln"  # flat, so that checkpoints include it
         outside = {name.split(".")[0] for name in imports(path)} - {"modeling_urbanln", ""}
         assert outside <= MODEL_MAY_IMPORT, f"{path.name}: {outside - MODEL_MAY_IMPORT}"
 
 
-def test_the_model_is_flat_so_that_a_checkpoint_can_carry_it():
-    assert all(
-        path.parent == ROOT / "modeling_urbanln" for path in python_files("modeling_urbanln")
-    )
-
-
-def test_dataset_builders_know_nothing_of_models():
-    others = (*(room for room in ROOMS if room != "dataset_builders"), "torch")
-    assert not violations(python_files("dataset_builders"), others)
-
-
-@pytest.mark.parametrize("name", PIPELINES)
-def test_pipelines_never_import_one_another(name):
-    below = {name, "common"} | PIPELINES_BELOW.get(name, set())
-    others = tuple(f"pipelines.{other}" for other in PIPELINES if other not in below)
-    assert not violations(python_files(f"pipelines/{name}"), (*others, "benchmarks", "demo"))
-
-
-@pytest.mark.parametrize("room", EVALUATION_ROOMS)
-def test_data_flows_one_way_through_the_rooms_of_evaluation(room):
-    below = EVALUATION_ROOMS[room]
-    others = [other for other in EVALUATION_ROOMS if other != room and other not in below]
-    files = python_files(f"pipelines/evaluation/{room}")
-    assert files
-    assert not violations(files, tuple(f"pipelines.evaluation.{other}" for other in others))
-
-
-def test_nothing_imports_benchmarks_examples_or_demo():
-    files = [p for room in ROOMS[:3] for p in python_files(room)]
-    scripts = [ROOT / name for name in ("train.py", "evaluate.py") if (ROOT / name).exists()]
-    assert not violations([*files, *scripts], ("benchmarks", "demo", "examples", "tests"))
-    others = [p for room in ("benchmarks", "demo") for p in python_files(room)]
-    assert not violations(others, ("examples", "tests"))
-
-
-def test_demo_uses_public_names_of_pipelines_model_and_builders_alone():
-    files = python_files("demo")
-    assert files
-    assert not violations(files, ("benchmarks", "tests", "train", "evaluate"))
+def test_demo_imports_public_names_only():
     private = [
         f"{path.name} imports {name}"
-        for path in files
+        for path in python_files("demo")
         for name in imports(path)
-        if name.startswith(ROOMS[:3]) and any(part.startswith("_") for part in name.split("."))
+        if name.startswith(BASE) and any(part.startswith("_") for part in name.split("."))
     ]
     assert not private
 
 
 def test_no_folder_shadows_a_library():
-    assert not [name for name in FORBIDDEN_FOLDERS if (ROOT / name).is_dir()]
+    assert not (ROOT / "datasets").exists()
+    assert not (ROOT / "transformers").exists()
 
 
-def test_the_check_itself_sees_a_violation(tmp_path, monkeypatch):
+def test_violations_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    (tmp_path / "dataset_builders").mkdir()
-    (tmp_path / "dataset_builders" / "bad.py").write_text(
-        "def f():\n    from pipelines.evaluation import probing\n    import torch.nn\n"
-    )
-    found = violations(python_files("dataset_builders"), ("pipelines", "torch", "modeling_urbanln"))
-    assert len(found) == 2
+    path = tmp_path / "bad.py"
+    path.write_text("def f():\n    from pipelines.evaluation import probing\n    import torch.nn\n")
+    assert len(violations([path], ("pipelines", "torch", "modeling_urbanln"))) == 2

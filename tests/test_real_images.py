@@ -45,21 +45,21 @@ def scores(run) -> dict[tuple[str, str, str, str], float]:
     return {key: sum(found) / len(found) for key, found in values.items()}
 
 
-def test_retrieval_learns_far_beyond_chance(run):
+def test_retrieval_is_far_above_chance(run):
     rows = [json.loads(line) for line in (run / "model" / "metrics.jsonl").read_text().splitlines()]
     best = max((row for row in rows if "mean_recall" in row), key=lambda row: row["mean_recall"])
     for direction in ("image_to_text", "text_to_image"):
         assert best[f"{direction}_recall_at_5"] > 3 * best["chance_recall_at_5"]
 
 
-def test_every_system_has_every_row(scores):
+def test_all_systems_are_scored(scores):
     systems = {system for city, system, *_ in scores if city == "new_york"}
     assert {"mean", "coordinates", "urbanln", "random-init", "colour_texture"} <= systems
 
 
 @pytest.mark.parametrize("indicator", ["population", "built_surface"])
 @pytest.mark.parametrize("protocol", ["random", "block"])
-def test_pictures_beat_coordinates_in_new_york(scores, indicator, protocol):
+def test_images_beat_coordinates_in_new_york(scores, indicator, protocol):
     best = max(
         scores["new_york", system, indicator, protocol] for system in ("urbanln", "colour_texture")
     )
@@ -67,12 +67,12 @@ def test_pictures_beat_coordinates_in_new_york(scores, indicator, protocol):
     assert best > 0.1
 
 
-def test_travel_time_is_not_to_be_seen_on_blocks(scores):
+def test_travel_time_is_not_predicted_in_held_out_blocks(scores):
     for system in ("urbanln", "colour_texture", "random-init"):
         assert scores["new_york", system, "travel_time", "block"] < 0.2
 
 
-def test_the_report_shows_both_cities(run):
+def test_report_has_both_cities(run):
     report = (run / "results" / "report.md").read_text()
     assert "New York" in report or "new_york" in report
     assert "King County" in report or "king_county" in report

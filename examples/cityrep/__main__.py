@@ -70,26 +70,6 @@ class Arguments:
     device: str = argument("cpu", "Device of the MLP head: cpu, cuda, cuda:1, mps.")
 
 
-class Problems(list[str]):
-    """List of user errors, collected to report all of them at once."""
-
-    def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of a call, or record its user error and return None."""
-        try:
-            return function(*arguments)
-        except (InputError, OSError) as error:
-            self.append(str(error))
-
-    def check(self) -> None:
-        """Raise all recorded errors.
-
-        Raises:
-            InputError: All errors on one line.
-        """
-        if self:
-            raise InputError(" ".join(self).replace("\n", " "))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code of [`run_command`]."""
     words = sys.argv[1:] if argv is None else argv
@@ -109,14 +89,15 @@ def _run(arguments: Arguments) -> None:
     from .report import write_report
     from .run import Settings, run
 
-    problems = Problems(_wrong_values(arguments))
+    problems = _wrong_values(arguments)
     systems = _systems(arguments, problems)
     published: Any = None
     if data := arguments.data:
-        published = problems.attempt(read_published, data / "published")
-        found = problems.attempt(find_tasks, data, arguments.cities, arguments.tasks)
+        published = _attempt(problems, read_published, data / "published")
+        found = _attempt(problems, find_tasks, data, arguments.cities, arguments.tasks)
         problems += damaged_tasks(found[0]) if found else []
-    problems.check()
+    if problems:
+        raise InputError(" ".join(problems).replace("\n", " "))
     settings = Settings(
         cities=arguments.cities,
         tasks=arguments.tasks,
@@ -133,6 +114,14 @@ def _run(arguments: Arguments) -> None:
         raise InputError("Nothing was scored; see the reasons above.")
     page = write_report(scored, published, arguments.output_dir, arguments.buffer_m)
     print(f"{len(scored.rows)} rows. Page: {page}")
+
+
+def _attempt(problems: list[str], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a call, or note its user error, as all are reported at once."""
+    try:
+        return function(*arguments)
+    except (InputError, OSError) as error:
+        problems.append(str(error))
 
 
 def _wrong_values(arguments: Arguments) -> list[str]:
@@ -163,10 +152,10 @@ def _unusable(device: str) -> str | None:
     return None
 
 
-def _systems(arguments: Arguments, problems: Problems) -> list[Control | Vectors]:
+def _systems(arguments: Arguments, problems: list[str]) -> list[Control | Vectors]:
     names = [name for name in dict.fromkeys(arguments.systems) if name in SYSTEMS]
     systems: list[Any] = [one for one in CONTROLS if one.name in names]
-    systems += [problems.attempt(ENCODERS[name]) for name in names if name in ENCODERS]
+    systems += [_attempt(problems, ENCODERS[name]) for name in names if name in ENCODERS]
     taken = {*SYSTEMS}
     for flag, texts in (("--raster", arguments.raster), ("--table", arguments.table)):
         for text in texts or ():
@@ -177,7 +166,7 @@ def _systems(arguments: Arguments, problems: Problems) -> list[Control | Vectors
                 problems.append(f"{flag}: the name {name!r} is taken; choose another.")
             else:
                 taken.add(name)
-                systems.append(problems.attempt(_vectors, flag, name, path, arguments.dataset))
+                systems.append(_attempt(problems, _vectors, flag, name, path, arguments.dataset))
     if not systems and not problems:
         problems.append("Nothing to score: give --systems, --raster or --table.")
     return systems

@@ -1,5 +1,6 @@
 """Regression heads on embeddings of up to 340,000 cells: streamed ridge and CityRep's MLP."""
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,9 +19,6 @@ ROWS_AT_ONCE = 8192
 HIDDEN_SIZE, LEARNING_RATE, BATCH_SIZE = 1024, 1e-3, 512
 MAX_EPOCHS, PATIENCE, TOLERANCE = 100, 10, 1e-8
 ALPHAS = RidgeSettings().alphas
-
-
-# ------------------------------------------------------------------------- ridge
 
 
 def fit_ridge(
@@ -110,15 +108,8 @@ def _solve(n: float, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
     return weights, mean[-1] - mean[:-1] @ weights
 
 
-# --------------------------------------------------------------------------- MLP
-
-
 def fit_mlp(
-    X: NDArray[np.float32],
-    y: NDArray[np.float32],
-    split: Split,
-    seed: int,
-    device: str = "cpu",
+    X: NDArray[np.float32], y: NDArray[np.float32], split: Split, seed: int, device: str = "cpu"
 ) -> Floats:
     """CityRep's head on one split: Linear-ReLU-Linear, Adam, early stopping on validation.
 
@@ -146,11 +137,7 @@ def fit_mlp(
             batch = rows[start : start + BATCH_SIZE]
             yield _tensor(X[batch], device), _tensor(y[batch], device)
 
-    best, waited, weights = (
-        np.inf,
-        0,
-        {name: one.clone() for name, one in head.state_dict().items()},
-    )
+    best, waited, weights = np.inf, 0, copy.deepcopy(head.state_dict())
     for _ in range(MAX_EPOCHS):
         _drawn_number()  # base seed of the training loader's workers
         order = torch.Generator().manual_seed(_drawn_number())
@@ -165,7 +152,7 @@ def fit_mlp(
         loss = sum(losses) / len(losses)
         if loss + TOLERANCE < best:
             best, waited = loss, 0
-            weights = {name: one.clone() for name, one in head.state_dict().items()}
+            weights = copy.deepcopy(head.state_dict())
         elif (waited := waited + 1) >= PATIENCE:
             break
     head.load_state_dict(weights)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,7 +11,7 @@ from dataset_builders.files import digest
 from pipelines.common.errors import InputError
 
 from .heads import fit_mlp, fit_ridge
-from .scores import Row, Store, block_sums, metrics
+from .scores import COLUMNS, Row, Store, block_sums, metrics
 from .splits import BUFFER_M, PROTOCOLS, SEEDS, Split, block_ids, draw_split
 from .systems import CONTROLS, Control, NoVectorsError, Vectors, aligned
 from .tasks import Floats, Skipped, Task, find_tasks, read_task
@@ -102,12 +103,7 @@ def _splits(task: Task, settings: Settings) -> tuple[Splits, list[Skipped]]:
 
 
 def _score(
-    task: Task,
-    system: System,
-    splits: Splits,
-    settings: Settings,
-    store: Store,
-    scratch: Path,
+    task: Task, system: System, splits: Splits, settings: Settings, store: Store, scratch: Path
 ) -> list[Row]:
     if isinstance(system, Control):
         probe, vectors = system.probe, ""
@@ -150,24 +146,13 @@ def _row(task: Task, split: Split, predicted: Floats, absent: int, key: tuple[st
     truth = task.target[split.test].astype(float)
     sums = block_sums(truth, predicted, block_ids(task)[split.test])
     r2, rmse, mae = metrics(sums.sum(0))
-    city, name, protocol, system, probe, seed, fingerprint = key
-    return Row(
-        city=city,
-        task=name,
-        protocol=protocol,
-        system=system,
-        probe=probe,
-        seed=int(seed),
-        n_train=len(split.train),
-        n_validation=len(split.validation),
-        n_test=len(split.test),
-        missing=absent,
-        r2=float(r2),
-        rmse=float(rmse),
-        mae=float(mae),
-        fingerprint=fingerprint,
-        sums=[[block, *sums[block].tolist()] for block in sums[:, 0].nonzero()[0].tolist()],
-    )
+    *names, seed, fingerprint = key
+    scores = {"r2": float(r2), "rmse": float(rmse), "mae": float(mae), "missing": absent}
+    sizes = {f"n_{name}": len(rows) for name, rows in vars(split).items()}
+    found: dict[str, Any] = dict(zip(COLUMNS, names, strict=False))
+    found |= {"seed": int(seed), "fingerprint": fingerprint, **scores, **sizes}
+    tested = sums[:, 0].nonzero()[0].tolist()
+    return Row(**found, sums=[[block, *sums[block].tolist()] for block in tested])
 
 
 __all__ = ["Scored", "Settings", "run"]

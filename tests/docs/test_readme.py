@@ -22,10 +22,17 @@ def blocks() -> list[tuple[bool, str, str]]:
     return [(not mark, language, block) for mark, language, block in BLOCK.findall(text)]
 
 
-def test_every_block_of_commands_is_run_or_says_why_not():
+def test_every_block_is_run_or_says_why_not():
     """Blocks without a language would be skipped by both patterns."""
     assert all(language for _, language, _ in blocks())
     assert sum(run for run, language, _ in blocks() if language in RUN) >= 7
+
+
+def test_contributing_names_existing_files():
+    named = re.findall(r"\b\w+\.(?:py|js)\b", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
+    rooms = ("modeling_urbanln", "dataset_builders", "pipelines", "demo", "benchmarks", "examples")
+    files = [path for room in (*rooms, "docs", "tests") for path in (ROOT / room).rglob("*.?[sy]")]
+    assert set(named) <= {path.name for path in (*files, *ROOT.glob("*.py"))}
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ def clone(tmp_path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_the_readme_runs_as_printed(clone):
+def test_readme_runs_as_printed(clone):
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     for run, language, block in blocks():
         if not run or language not in RUN:

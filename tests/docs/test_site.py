@@ -5,15 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs" / "photos_to_a_map.ipynb"
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
+def test_site_builds_without_warnings(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
         cwd=ROOT,
@@ -26,12 +24,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "distillation_weight" in page  # the docstrings are rendered, not only headings
 
 
-def test_the_notebook_names_no_path_of_a_machine():
+def test_notebook_has_no_local_paths():
     assert "/.venv/" not in NOTEBOOK.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path, monkeypatch):
+def test_notebook_runs(tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(NOTEBOOK, 4)
     resources = {"metadata": {"path": str(tmp_path)}}

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,21 +21,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.processes import run_python
+
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("modeling_urbanln", "dataset_builders", "pipelines", "configs", "train.py", "evaluate.py")
+CODE = ("modeling_urbanln", "dataset_builders", "pipelines", "configs")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# file: (\S+)\n")
+# passes the arguments of Python commands to this process and reads their exit code
+SHELL = r"""python() { printf '%s\x1f' "$@"; echo; local code; read -r code; return "$code"; }
+"""
 
 
 @pytest.fixture
 def workspace(tmp_path):
     for name in CODE:
-        if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        else:
-            shutil.copyfile(ROOT / name, tmp_path / name)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    for name in ("train.py", "evaluate.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -47,38 +49,83 @@ def follow(name, workspace, replace=(), **variables):
         assert old in text
         text = text.replace(old, new)
     printed = []
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(workspace),
-        **{key: str(value) for key, value in variables.items()},
-    }
+    variables = {key: str(value) for key, value in variables.items()}
     for language, block in BLOCK.findall(text):
         if match := FILE.match(block):
             (workspace / match[1]).write_text(block[match.end() :], encoding="utf-8")
-            continue
-        command = {
-            "bash": ["bash", "-euo", "pipefail", "-c", block],
-            "python": [sys.executable, "-c", block],
-            "diff": ["git", "apply", "--unidiff-zero", "-"],
-        }[language]
-        done = subprocess.run(
-            command,
-            cwd=workspace,
-            env=environment,
-            input=block if language == "diff" else None,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-        if language == "python":
-            printed.append(done.stdout)
+        elif language == "python":
+            printed.append(_python(workspace, variables, "-c", block))
+        elif language == "diff":
+            command = ["git", "apply", "--unidiff-zero", "-"]
+            subprocess.run(command, cwd=workspace, input=block, text=True, check=True)
+        else:
+            _bash(workspace, variables, block)
     return printed
 
 
-def test_every_tutorial_is_followed_here():
+def _python(workspace, variables, *arguments):
+    done = run_python(*arguments, cwd=workspace, **variables)
+    assert done.returncode == 0, f"{arguments}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def _bash(workspace, variables, block):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = ["bash", "-euo", "pipefail", "-c", SHELL + block]
+    environment = {**os.environ, **variables}
+    with subprocess.Popen(command, cwd=workspace, env=environment, **pipes) as shell:
+        for line in shell.stdout:
+            _python(workspace, variables, *line.split("\x1f")[:-1])
+            print(0, file=shell.stdin, flush=True)
+    assert shell.returncode == 0, block
+
+
+def test_every_tutorial_is_followed():
     tested = set(re.findall(r'follow\(\s*"(\w+)"', Path(__file__).read_text(encoding="utf-8")))
     assert {path.stem for path in (ROOT / "docs" / "tutorials").glob("*.md")} == tested
+
+
+class Server(BaseHTTPRequestHandler):
+    """An archive with one image about ten metres from any position, and an Ollama model."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        parts = urlparse(self.path)
+        if parts.path == "/near":
+            query = {key: float(value[0]) for key, value in parse_qs(parts.query).items()}
+            url = f"http://127.0.0.1:{self.server.server_port}/picture/7"
+            photo = {"id": "7", "lon": query["lon"], "lat": query["lat"] + 1e-4, "url": url}
+            self.answer("application/json", json.dumps([photo]).encode())
+        else:
+            self.answer("image/jpeg", self.server.image)
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        size = len(base64.b64decode(asked["images"][0]))
+        said = f"A street of {size} bytes, {asked['options']['num_predict']} tokens at most."
+        answer = {"response": said, "done_reason": "stop", "eval_count": 9}
+        self.answer("application/json", json.dumps(answer).encode())
+
+    def answer(self, kind, body):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def server(workspace):
+    """URL of a server whose image is also `street.jpg` in the workspace."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(workspace / "street.jpg")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        server.image = (workspace / "street.jpg").read_bytes()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.mark.slow
@@ -104,15 +151,8 @@ def test_bring_your_own_city(workspace, tiny_model_dir):
 
 @pytest.mark.slow
 def test_fine_tune_with_lora(workspace, tiny_model_dir, tiny_city):
-    (said,) = follow(
-        "fine_tune_with_lora",
-        workspace,
-        MODEL=tiny_model_dir,
-        DATASET=tiny_city,
-        BATCH=4,
-        WINDOW=2,
-        STEPS=1,
-    )
+    values = {"MODEL": tiny_model_dir, "DATASET": tiny_city, "BATCH": 4, "WINDOW": 2, "STEPS": 1}
+    (said,) = follow("fine_tune_with_lora", workspace, **values)
     assert "PeftModel reads runs/lora/adapter" in said
     summary = json.loads((workspace / "runs" / "lora" / "training_summary.json").read_text())
     assert summary["num_trained_parameters"] < summary["num_parameters"] / 10
@@ -120,122 +160,50 @@ def test_fine_tune_with_lora(workspace, tiny_model_dir, tiny_city):
 
 def test_add_an_indicator(workspace):
     rng = np.random.default_rng(0)
-    trees = {
-        "tree_id": range(200),
-        "lon": rng.uniform(7.401, 7.411, 200),
-        "lat": rng.uniform(43.731, 43.738, 200),
-    }
-    pd.DataFrame(trees).to_csv(workspace / "trees.csv", index=False)
-    (said,) = follow("add_an_indicator", workspace)
-    assert said == "200.0 trees ln1p\n"
+    places = {"lon": rng.uniform(7.401, 7.411, 200), "lat": rng.uniform(43.731, 43.738, 200)}
+    pd.DataFrame({"tree_id": range(200), **places}).to_csv(workspace / "trees.csv", index=False)
+    assert follow("add_an_indicator", workspace) == ["200.0 trees ln1p\n"]
 
 
 def test_add_a_baseline(workspace, tiny_city):
     follow("add_a_baseline", workspace, DATASET=tiny_city)
     (path,) = (workspace / "runs" / "baselines").rglob("mean-colour*.parquet")
-    table = pd.read_parquet(path)
-    vectors = np.stack(table["satellite"])
+    vectors = np.stack(pd.read_parquet(path)["satellite"])
     assert vectors.shape == (36, 3)
     assert np.isfinite(vectors).all()
     assert vectors.std(axis=0).min() > 0
 
 
-class Archive(BaseHTTPRequestHandler):
-    """Server with one image about ten metres from any requested position."""
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        parts = urlparse(self.path)
-        if parts.path == "/near":
-            query = {key: float(value[0]) for key, value in parse_qs(parts.query).items()}
-            url = f"http://127.0.0.1:{self.server.server_port}/picture/7"
-            photo = {"id": "7", "lon": query["lon"], "lat": query["lat"] + 1e-4, "url": url}
-            kind, body = "application/json", json.dumps([photo]).encode()
-        else:
-            kind, body = "image/jpeg", self.server.picture
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+def test_add_a_street_view_source(workspace, server):
+    replace = [('Archive("https://archive.example.org")', f'Archive("{server}")')]
+    size = (workspace / "street.jpg").stat().st_size
+    said = follow("add_a_street_view_source", workspace, replace)
+    assert said == [f"archive/7 7.405 43.7351 {size} bytes\n"]
 
 
-@pytest.fixture
-def archive(workspace):
-    """URL of an image server."""
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(workspace / "picture.jpg")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Archive) as server:
-        server.picture = (workspace / "picture.jpg").read_bytes()
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_add_a_street_view_source(workspace, archive):
-    replace = [('Archive("https://archive.example.org")', f'Archive("{archive}")')]
-    (said,) = follow("add_a_street_view_source", workspace, replace=replace)
-    size = (workspace / "picture.jpg").stat().st_size
-    assert said == f"archive/7 7.405 43.7351 {size} bytes\n"
-
-
-def test_add_a_satellite_source(workspace, archive):
-    replace = [("https://wms.example.org", archive)]
-    (said,) = follow("add_a_satellite_source", workspace, replace=replace)
+def test_add_a_satellite_source(workspace, server):
+    (said,) = follow("add_a_satellite_source", workspace, [("https://wms.example.org", server)])
     count, _, images, _ = said.split()
     assert 4 <= int(count) == int(images)
 
 
-class Ollama(BaseHTTPRequestHandler):
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        size = len(base64.b64decode(asked["images"][0]))
-        said = f"A street of {size} bytes, {asked['options']['num_predict']} tokens at most."
-        body = json.dumps({"response": said, "done_reason": "stop", "eval_count": 9}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_add_a_caption_model(workspace):
-    Image.new("RGB", (96, 64), "grey").save(workspace / "street.jpg")
+def test_add_a_caption_model(workspace, server):
     size = (workspace / "street.jpg").stat().st_size
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ollama) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        (said,) = follow(
-            "add_a_caption_model",
-            workspace,
-            replace=[('"base_url": "http://localhost:11434"', f'"base_url": "{address}"')],
-        )
-        server.shutdown()
-    assert said == f"A street of {size} bytes, 512 tokens at most. 9\n"
+    replace = [('"base_url": "http://localhost:11434"', f'"base_url": "{server}"')]
+    said = follow("add_a_caption_model", workspace, replace)
+    assert said == [f"A street of {size} bytes, 512 tokens at most. 9\n"]
 
 
 @pytest.mark.slow
 def test_add_a_caption_filter(workspace):
-    (said,) = follow("add_a_caption_filter", workspace)
-    assert said == "{'too_dark': 4}\n"
+    assert follow("add_a_caption_filter", workspace) == ["{'too_dark': 4}\n"]
 
 
 @pytest.mark.slow
 def test_earth_embeddings(workspace):
     from tests.pipelines.evaluation.toy import CITY, build_toy
 
-    dataset = build_toy(workspace / "toy")
-    follow(
-        "earth_embeddings",
-        workspace,
-        DATASET=dataset,
-        CITY=CITY,
-        INDICATOR="green_share",
-        BLOCK_M=1500,
-    )
+    values = {"DATASET": build_toy(workspace / "toy"), "CITY": CITY, "INDICATOR": "green_share"}
+    follow("earth_embeddings", workspace, BLOCK_M=1500, **values)
     assert (workspace / "runs/map/predictions.gpkg").is_file()
     assert (workspace / f"runs/results/{CITY}/results.jsonl").is_file()

@@ -19,7 +19,7 @@ def base():
     return CLIPModel.from_pretrained(BASE, dtype=torch.float32)
 
 
-def test_it_is_small_and_is_the_one_of_its_card():
+def test_weights_match_the_card():
     weights = (BASE / "model.safetensors").read_bytes()
     assert len(weights) < 15e6
     card = (BASE / "README.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_it_is_small_and_is_the_one_of_its_card():
     assert all(city in card for city in CITIES)
 
 
-def test_it_is_stretched_as_clip_is(base):
+def test_base_is_stretched_like_clip(base):
     model = UrbanLNModel.from_clip_pretrained(str(BASE))
     stretched = model.state_dict()[POSITIONS]
     assert stretched.shape == (248, 96)
@@ -38,7 +38,7 @@ def test_it_is_stretched_as_clip_is(base):
     assert len(processor(text=["trees " * 400])["input_ids"][0]) == 248
 
 
-def test_a_trained_run_becomes_a_clip(base, tmp_path):
+def test_trained_run_is_written_as_clip(base, tmp_path):
     model = UrbanLNModel.from_clip_pretrained(base, mode="none")
     run = tmp_path / "run"
     model.save_pretrained(run)

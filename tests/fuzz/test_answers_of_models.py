@@ -1,6 +1,5 @@
 import json
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -11,19 +10,13 @@ from pipelines.captioning.text import names_any, tidy_caption
 from .harness import TEXTS, altered, damaged, inputs, knock, nested
 
 DOOR = "answers of caption models"
+MESSAGE = {
+    **{"role": "assistant", "reasoning_content": None, "refusal": None},
+    "content": [{"type": "text", "text": "A wide street. Cars are parked."}],
+}
 ANSWER = {
     "id": "1",
-    "choices": [
-        {
-            "finish_reason": "stop",
-            "message": {
-                "role": "assistant",
-                "content": [{"type": "text", "text": "A wide street. Cars are parked."}],
-                "reasoning_content": None,
-                "refusal": None,
-            },
-        }
-    ],
+    "choices": [{"finish_reason": "stop", "message": MESSAGE}],
     "usage": {"prompt_tokens": 300, "completion_tokens": 12},
 }
 ERROR = {"error": {"message": "Rate limit", "type": "x", "code": 429}}
@@ -54,13 +47,10 @@ def test_answers(answer):
         assert 0 <= answered <= LARGEST
 
 
-@pytest.mark.parametrize("depth", [100, 900, 10_000])
-def test_deep_answers(depth):
-    for answer in (
-        {"choices": [{"message": {"content": nested(depth)}}]},
-        {"error": nested(depth)},
-    ):
-        knock(DOOR, lambda answer=answer: read_answer(answer), *REFUSALS)
+def test_deep_answers():
+    for deep in map(nested, (100, 900, 10_000)):
+        for answer in ({"choices": [{"message": {"content": deep}}]}, {"error": deep}):
+            knock(DOOR, lambda answer=answer: read_answer(answer), *REFUSALS)
 
 
 @inputs(30)

@@ -53,12 +53,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def geopackage(folder):
-    LAYER.to_file(folder / "whole.gpkg")
-    return (folder / "whole.gpkg").read_bytes()
-
-
-@pytest.fixture(scope="module")
 def raster(folder):
     from affine import Affine
 
@@ -77,40 +71,37 @@ def read_all(path, door):
     knock(door, lambda: read_points(path, coord_system="wgs84", count_column="people"))
 
 
-@inputs(12)
-@given(altered(GEOJSON) | altered(GEOJSON, SHAPES))
-@example({"type": "FeatureCollection", "features": []})
-@example({"type": "FeatureCollection", "features": [{**GEOJSON["features"][0], "geometry": None}]})
-def test_geojson(folder, content):
-    path = folder / "layer.geojson"
-    path.write_text(json.dumps(content))
-    read_all(path, "polygons: GeoJSON")
+EMPTY: dict = {"type": "FeatureCollection", "features": []}
 
 
-@inputs(8)
-@given(damaged(json.dumps(GEOJSON).encode()))
+@inputs(20)
+@given(
+    (altered(GEOJSON) | altered(GEOJSON, SHAPES)).map(lambda value: json.dumps(value).encode())
+    | damaged(json.dumps(GEOJSON).encode())
+)
+@example(json.dumps(EMPTY).encode())
+@example(json.dumps({**EMPTY, "features": [{**GEOJSON["features"][0], "geometry": None}]}).encode())
 @example(b'{"type": "FeatureCollection", "features": ' + b"[" * 100_000)
-def test_texts_of_geojson(folder, content):
+def test_geojson(folder, content):
     path = folder / "layer.geojson"
     path.write_bytes(content)
     read_all(path, "polygons: GeoJSON")
 
 
-@inputs(8)
-@given(data=st.data())
-def test_geopackages(folder, geopackage, data):
-    path = folder / "layer.gpkg"
-    path.write_bytes(data.draw(damaged(geopackage)))
-    read_all(path, "polygons: GeoPackage")
+@pytest.fixture(scope="module", params=["gpkg", "parquet"])
+def layer(request, folder):
+    path = folder / f"whole.{request.param}"
+    LAYER.to_file(path) if request.param == "gpkg" else LAYER.to_parquet(path)
+    return folder / f"layer.{request.param}", path.read_bytes()
 
 
 @inputs(8)
 @given(data=st.data())
-def test_parquet_of_polygons(folder, data):
-    LAYER.to_parquet(folder / "whole.parquet")
-    path = folder / "layer.parquet"
-    path.write_bytes(data.draw(damaged((folder / "whole.parquet").read_bytes())))
-    read_all(path, "polygons: GeoParquet")
+def test_binary_layers(layer, data):
+    path, whole = layer
+    path.write_bytes(data.draw(damaged(whole)))
+    door = {".gpkg": "GeoPackage", ".parquet": "GeoParquet"}[path.suffix]
+    read_all(path, f"polygons: {door}")
 
 
 # GEOS cannot repair it: "Overlay input is mixed-dimension"

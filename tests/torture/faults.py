@@ -46,18 +46,6 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Outcome of a fault, one of `GOOD` or `BAD`, with a note."""
-
-    fault: Fault
-    outcome: str
-    note: str
-
-    def row(self) -> dict[str, Any]:
-        return {**asdict(self.fault), "outcome": self.outcome, "note": self.note}
-
-
-@dataclass(frozen=True)
 class Ended:
     """Result of a process; `code` is None if it had to be stopped."""
 
@@ -139,7 +127,7 @@ class Torture:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._fill(name, folder)
                 count, start = self.work / f"{name}.steps", time.monotonic()
-                done = self._run(name, folder, {"steps": str(count)})
+                done = self.run(name, folder, {"steps": str(count)})
                 assert done.code == 0, f"{name}: {done.said}"
                 seconds[name] = time.monotonic() - start
                 found.append(artefacts(folder / "out"))
@@ -147,7 +135,8 @@ class Torture:
             self.expected[name], self.steps[name] = found[0], int(count.read_text())
         return seconds
 
-    def suffer(self, fault: Fault) -> Outcome:
+    def suffer(self, fault: Fault) -> dict[str, Any]:
+        """The fault with `outcome`, one of `GOOD` or `BAD`, and `note`."""
         folder = self.work / f"{fault.number:04d}"
         _unmount(folder)  # left by an interrupted run
         shutil.rmtree(folder, ignore_errors=True)
@@ -155,13 +144,14 @@ class Torture:
         in_memory = fault.kind in ("disk_full", "read_only")
         with exclusive, small_disk(folder) if in_memory else nullcontext(False) as mounted:
             self._fill(fault.subject, folder)
-            outcome = _Ordeal(self, fault, folder, bool(mounted)).outcome()
-            if outcome.outcome in BAD:
+            ordeal = _Ordeal(self, fault, folder, bool(mounted))
+            outcome = ordeal.outcome()
+            if outcome in BAD:
                 bad = self.work / "bad" / folder.name
                 shutil.rmtree(bad, ignore_errors=True)
                 shutil.copytree(folder, bad, symlinks=True)
         shutil.rmtree(folder, ignore_errors=True)
-        return outcome
+        return {**asdict(fault), "outcome": outcome, "note": "; ".join(ordeal.notes)}
 
     def _fill(self, name: str, folder: Path) -> None:
         (folder / "out").mkdir(parents=True, exist_ok=True)
@@ -170,30 +160,28 @@ class Torture:
         elif not any((folder / "out").iterdir()):
             (folder / "out").rmdir()
 
-    def start(self, name: str, folder: Path, spec: dict[str, Any], mark: str) -> Any:
+    def start(self, name: str, folder: Path, spec: dict[str, Any], mark: str = "") -> Any:
+        """Start a command with its fault; its output goes to `folder` + `mark` + .said."""
         command = self.subjects[name].command
         arguments = ("-m", "tests.torture.child", json.dumps(spec), *command)
+        output = self.work / f"{folder.name}{mark}.said"
         with self._starting:
-            return start_python(*arguments, output=self.said(folder, mark), cwd=folder)
+            return start_python(*arguments, output=output, cwd=folder)
 
-    def said(self, folder: Path, mark: str) -> Path:
-        return self.work / f"{folder.name}{mark}.said"
-
-    def end(self, process: Any, folder: Path, mark: str) -> Ended:
+    def end(self, process: Any, folder: Path, mark: str = "") -> Ended:
         process.join(PATIENCE_S)
         code = process.exitcode
         if code is None:
             process.kill()
             process.join()
-        texts = []
-        for end in (".out", ".err"):
-            path = Path(f"{self.said(folder, mark)}{end}")
-            texts.append(path.read_text(errors="replace") if path.exists() else "")
+        paths = [self.work / f"{folder.name}{mark}.said{end}" for end in (".out", ".err")]
+        texts = [path.read_text(errors="replace") for path in paths if path.exists()]
+        for path in paths:
             path.unlink(missing_ok=True)
         return Ended(code, "".join(texts))
 
-    def _run(self, name: str, folder: Path, spec: dict[str, Any]) -> Ended:
-        return self.end(self.start(name, folder, spec, ""), folder, "")
+    def run(self, name: str, folder: Path, spec: dict[str, Any]) -> Ended:
+        return self.end(self.start(name, folder, spec), folder)
 
 
 class _Ordeal:
@@ -207,16 +195,12 @@ class _Ordeal:
         self.notes: list[str] = []
         self.damaged = ""
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> str:
         kind = "damage" if self.fault.kind in HOW else self.fault.kind
-        ended = getattr(self, f"_{kind}")()
-        found = self._worst(ended) or self._rerun()
-        return Outcome(self.fault, found, "; ".join(self.notes))
+        return self._worst(getattr(self, f"_{kind}")()) or self._rerun()
 
-    def run(self, mark: str = "", **spec: Any) -> Ended:
-        return self.torture.end(
-            self.torture.start(self.name, self.folder, spec, mark), self.folder, mark
-        )
+    def run(self, **spec: Any) -> Ended:
+        return self.torture.run(self.name, self.folder, spec)
 
     def _worst(self, ended: list[Ended]) -> str | None:
         """Bad outcome of the processes, if any."""
@@ -255,11 +239,9 @@ class _Ordeal:
 
     def _kill(self) -> list[Ended]:
         self.notes.append(f"step {self.step}")
-        return [self.run(step=self.step, action="kill")]
+        return [self.run(step=self.step, action=self.fault.kind)]
 
-    def _term(self) -> list[Ended]:
-        self.notes.append(f"step {self.step}")
-        return [self.run(step=self.step, action="term")]
+    _term = _kill
 
     def _disk_full(self) -> list[Ended]:
         whole = files(self.torture.work / "whole" / self.name / "out")
@@ -325,13 +307,13 @@ class _Ordeal:
         gate = self.torture.work / f"{self.folder.name}.gate"
         gate.unlink(missing_ok=True)
         torture, spec = self.torture, {"step": self.step, "action": "pause", "gate": str(gate)}
-        first = torture.start(self.name, self.folder, spec, "")
+        first = torture.start(self.name, self.folder, spec)
         while not gate.exists() and first.is_alive():
             time.sleep(0.02)
         second = torture.start(self.name, self.folder, {}, "-second")
         second.join(20)  # it may wait for the first
         gate.unlink(missing_ok=True)
-        ended = [torture.end(first, self.folder, ""), torture.end(second, self.folder, "-second")]
+        ended = [torture.end(first, self.folder), torture.end(second, self.folder, "-second")]
         self.notes.append(f"at step {self.step}: {ended[1].code} {ended[1].last[-200:]}")
         return ended
 
@@ -358,4 +340,4 @@ def _on_disk(path: Path) -> int:
     return -(-path.stat().st_size // PAGE) * PAGE
 
 
-__all__ = ["BAD", "GOOD", "KINDS", "Fault", "Outcome", "Torture", "plan"]
+__all__ = ["BAD", "GOOD", "KINDS", "Fault", "Torture", "plan"]

@@ -81,10 +81,6 @@ def _once(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def _synthetic(inputs: Path, url: str) -> Subject:
-    return Subject("synthetic", SYNTHETIC)
-
-
 def _town(inputs: Path, url: str) -> Path:
     os.environ["BAIDU_MAP_AK"] = KEY
     inputs.mkdir(parents=True, exist_ok=True)
@@ -156,7 +152,12 @@ def _predict(inputs: Path, url: str) -> Subject:
 
 
 MAKERS: dict[str, Callable[[Path, str], Subject]] = {
-    **{"synthetic": _synthetic, "build": _build, "publish": _publish, "captions": _captions},
+    **{
+        "synthetic": lambda *_: Subject("synthetic", SYNTHETIC),
+        "build": _build,
+        "publish": _publish,
+        "captions": _captions,
+    },
     **{"export": _export, "train": _train, "embed": _embed, "probe": _probe, "predict": _predict},
 }
 

@@ -22,7 +22,7 @@ def problem():
     return X, y, [wide, narrow]
 
 
-def test_streamed_ridge_equals_scikit_learns(problem, monkeypatch, tmp_path):
+def test_streamed_ridge_equals_scikit_learn(problem, monkeypatch, tmp_path):
     X, y, splits = problem
     monkeypatch.setattr(heads, "ROWS_AT_ONCE", 128)
     stored = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float32, X.shape)
@@ -39,7 +39,7 @@ def test_streamed_ridge_equals_scikit_learns(problem, monkeypatch, tmp_path):
         assert predicted == pytest.approx(expected, abs=1e-4)  # scikit-learn computes in float32
 
 
-def test_the_mlp_is_trained_as_by_data_loaders(problem, monkeypatch):
+def test_mlp_equals_training_with_data_loaders(problem, monkeypatch):
     """Equal scores need the random numbers of the benchmark's shuffling loaders."""
     X, y, splits = problem
     monkeypatch.setattr(heads, "MAX_EPOCHS", 6)
@@ -67,7 +67,7 @@ def test_the_mlp_is_trained_as_by_data_loaders(problem, monkeypatch):
     assert fit_mlp(X, y, split, seed=42) != pytest.approx(expected, abs=1e-2)
 
 
-def test_the_mlp_stops_when_validation_no_longer_improves(problem, monkeypatch):
+def test_mlp_stops_early(problem, monkeypatch):
     X, _, splits = problem
     noise = Split(splits[0].train[:40], splits[0].validation, splits[0].test)
     rng = np.random.default_rng(1)

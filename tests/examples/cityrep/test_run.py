@@ -1,13 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from examples.cityrep.page import MEAN, REFERENCE
-from examples.cityrep.report import published_means, summarise, verdicts
+from examples.cityrep.page import MEAN
+from examples.cityrep.report import summarise
 from examples.cityrep.run import Settings, run
-from examples.cityrep.scores import Store, block_sums, draw, metrics
+from examples.cityrep.scores import block_sums, draw, metrics
 from examples.cityrep.splits import SEEDS, block_ids, draw_split
 from examples.cityrep.systems import CONTROLS, predict_neighbours
 from examples.cityrep.tasks import read_task
@@ -20,25 +18,15 @@ FAST = CONTROLS[:2]
 KNN, MEAN_LABEL = ("coordinates", "none", "knn"), ("mean", "none", "mean")
 
 
-def test_one_command_leaves_a_page_and_its_rows(release, tmp_path, cityrep):
+def test_command_writes_scores_and_page_and_resumes(release, tmp_path, cityrep):
     out = tmp_path / "out"
-    code, errors = cityrep(
-        "--data",
-        release,
-        "--output_dir",
-        out,
-        "--systems",
-        "mean",
-        "coordinates",
-        "pe",
-        "--seeds",
-        42,
-        24,
-    )
+    systems = ("mean", "coordinates", "pe")
+    command = ("--data", release, "--output_dir", out, "--seeds", 42, "--systems", *systems)
+    code, errors = cityrep(*command)
     assert code == 0
     assert "Not scored: south.nightlight: south has no task nightlight" in errors
     scores = pd.read_csv(out / "scores.csv")
-    assert len(scores) == 3 * 5 * 3 * 2  # tasks, systems, protocols, seeds
+    assert len(scores) == 3 * 5 * 3  # tasks, systems with probes, protocols
     columns = ["city", "task", "protocol", "system", "probe", "seed", "n_test", "r2", "rmse", "mae"]
     assert list(scores)[:10] == columns
     knn = scores[(scores["probe"] == "knn") & (scores["protocol"] == "cityrep_random")]
@@ -51,26 +39,11 @@ def test_one_command_leaves_a_page_and_its_rows(release, tmp_path, cityrep):
     assert set(beaten["model"]) == {"Weak"}
     assert set(beaten["protocol"]) == {"cityrep_block", "cityrep_random"}
     page = (out / "page.html").read_text()
-    for text in (
-        "Weak",
-        "Strong",
-        "coordinates (knn)",
-        "pe (ridge)",
-        "south has no task nightlight",
-        "At a glance",
-        "published</span>",
-    ):
+    for text in ("Weak", "Strong", "coordinates (knn)", "pe (ridge)", "no task nightlight"):
         assert text in page
     assert "<script" not in page
 
-
-def test_a_rerun_computes_what_is_missing_and_gives_the_same(release, tmp_path, cityrep):
-    out = tmp_path / "out"
-    command = ("--data", release, "--output_dir", out, "--systems", "mean", "pe")
-    assert cityrep(*command)[0] == 0
     rows, first = (out / "results.jsonl").read_bytes(), (out / "scores.csv").read_bytes()
-    assert cityrep(*command)[0] == 0
-    assert (out / "results.jsonl").read_bytes() == rows
     lines = rows.splitlines(keepends=True)
     (out / "results.jsonl").write_bytes(b"".join(lines[:-7]) + lines[-7][:40])  # killed
     assert cityrep(*command)[0] == 0
@@ -78,7 +51,7 @@ def test_a_rerun_computes_what_is_missing_and_gives_the_same(release, tmp_path, 
     assert len((out / "results.jsonl").read_bytes().splitlines()) == len(lines)
 
 
-def test_other_labels_are_scored_anew(release, tmp_path):
+def test_changed_labels_are_rescored(release, tmp_path):
     settings = Settings(protocols=("cityrep_random",), cities=["south"])
     before = run(release, tmp_path / "out", settings, FAST, progress=False).rows
     samples = read_task(release / "labels" / "south.pm25.2022")
@@ -90,7 +63,7 @@ def test_other_labels_are_scored_anew(release, tmp_path):
     assert after[-1].r2 != before[-1].r2
 
 
-def test_scores_and_intervals_from_block_sums_equal_those_from_predictions(release, tmp_path):
+def test_block_sums_give_the_scores_and_intervals_of_predictions(release, tmp_path):
     settings = Settings(protocols=("cityrep_block",), cities=["north"], tasks=["pm25"])
     scored = run(release, tmp_path / "out", settings, FAST, progress=False)
     task = read_task(release / "labels" / "north.pm25.2022")
@@ -106,7 +79,12 @@ def test_scores_and_intervals_from_block_sums_equal_those_from_predictions(relea
     row = next(one for one in scored.rows if one.probe == "knn" and one.seed == 42)
     first = splits[0]
     sums = block_sums(first.truth, first.predictions[KNN][0], first.blocks).sum(0)
-    assert (row.r2, row.rmse) == pytest.approx(tuple(map(float, metrics(sums)[:2])))
+    assert (row.r2, row.rmse, row.mae) == pytest.approx(tuple(map(float, metrics(sums))))
+    error = np.square(first.truth - first.predictions[KNN][0])
+    assert row.rmse == pytest.approx(np.sqrt(error.mean()))
+    assert row.mae == pytest.approx(np.sqrt(error).mean())
+    spread = np.square(first.truth - first.truth.mean()).sum()
+    assert row.r2 == pytest.approx(1 - error.sum() / spread)
     cells = {name: [one for one in scored.rows if one.probe == name] for name in ("mean", "knn")}
     drawn = draw(cells, replicates=4000)
     found = interval(drawn["knn"].values - drawn["mean"].values)
@@ -118,16 +96,6 @@ def test_scores_and_intervals_from_block_sums_equal_those_from_predictions(relea
     assert line["r2"] == pytest.approx(np.mean([one.r2 for one in cells["knn"]]))
 
 
-def test_sums_of_blocks_add_up():
-    rng = np.random.default_rng(0)
-    truth, predicted, blocks = rng.normal(size=50), rng.normal(size=50), rng.integers(0, 100, 50)
-    r2, rmse, mae = metrics(block_sums(truth, predicted, blocks).sum(0))
-    error = np.square(truth - predicted)
-    assert rmse == pytest.approx(np.sqrt(error.mean()))
-    assert mae == pytest.approx(np.abs(truth - predicted).mean())
-    assert r2 == pytest.approx(1 - error.sum() / np.square(truth - truth.mean()).sum())
-
-
 @pytest.mark.parametrize(
     ("more", "messages"),
     [
@@ -135,8 +103,6 @@ def test_sums_of_blocks_add_up():
         (("--raster", "coordinates=x.tif"), ["the name 'coordinates' is taken"]),
         (("--raster", "a=x.tif", "--raster=b=y.tif"), ["Give --raster once"]),
         (("--table", "x=nothing.parquet"), ["--table x: no file at nothing.parquet"]),
-        (("--systems", "none"), ["Nothing to score: give --systems"]),
-        (("--seeds", "x"), ["invalid int value: 'x'"]),
         (("--head", "mlp", "--device", "tpu9"), ["--device tpu9 cannot be used here"]),
         (
             ("--cities", "paris", "--tasks", "joy", "--systems", "coordinate", "--protocols", "x"),
@@ -148,7 +114,7 @@ def test_sums_of_blocks_add_up():
         ),
     ],
 )
-def test_what_a_user_can_correct_is_told_at_once(release, tmp_path, cityrep, more, messages):
+def test_user_errors_are_reported_together_on_one_line(release, tmp_path, cityrep, more, messages):
     code, errors = cityrep("--data", release, "--output_dir", tmp_path / "out", *more)
     assert code == 2
     assert all(message in errors for message in messages), errors
@@ -156,25 +122,20 @@ def test_what_a_user_can_correct_is_told_at_once(release, tmp_path, cityrep, mor
     assert not (tmp_path / "out").exists()
 
 
-def test_all_damaged_tasks_are_told_before_anything_is_scored(release, tmp_path, cityrep):
+def test_damaged_tasks_are_reported_before_scoring(release, tmp_path, cityrep):
     labels = release / "labels"
     (labels / "north.nightlight.2024" / "task.json").write_text("[]")
     (labels / "north.pm25.2022" / "labels.tif").unlink()
-    (labels / "south.pm25.2022" / "task.json").unlink()
+    (labels / "south.pm25.2022" / "labels.tif").write_bytes(b"II*\0not a raster")
     (release / "published" / "random_summary.csv").write_bytes(b"\xff")
     code, errors = cityrep("--data", release, "--output_dir", tmp_path / "out")
     assert code == 2
     assert errors.count("\n") == 1
-    for text in (
-        "not a JSON object",
-        "neither samples.parquet",
-        "No such file",
-        "random_summary.csv",
-    ):
+    for text in ("not a JSON", "neither samples.parquet", "south.pm25.2022 cannot be", "random_"):
         assert text in errors
 
 
-def test_vectors_of_half_a_city_or_none_are_counted(release, tmp_path, cityrep):
+def test_missing_vectors_are_counted(release, tmp_path, cityrep):
     bands = np.random.default_rng(0).uniform(1, 2, (3, HEIGHT, WIDTH)).astype(np.float32)
     write_raster(tmp_path / "north.tif", bands[:, :, : WIDTH // 2], ORIGINS["north"])
     bands[1] = np.nan
@@ -196,36 +157,7 @@ def test_vectors_of_half_a_city_or_none_are_counted(release, tmp_path, cityrep):
     assert "Nothing was scored" in errors
 
 
-def test_the_neighbours_beside_the_best_model_that_sees_more_than_location():
-    cell = {"protocol": "cityrep_block", "task": "pm25"}
-    ours = {
-        "a": (0.6, 0.5, 0.7),
-        "b": (0.4, 0.2, 0.5),
-        "c": (0.3, 0.2, 0.4),
-        "d": (0.2, 0.1, 0.25),
-    }
-    summary = pd.DataFrame(
-        [
-            {**cell, "city": city, "system": REFERENCE, "r2": r2, "low": low, "high": high}
-            for city, (r2, low, high) in ours.items()
-        ]
-    )
-    published = pd.DataFrame(
-        [
-            {**cell, "city": city, "model": model, "r2": r2, "r2_sd": 0.1}
-            for city in ours
-            for model, r2 in (("PE", 0.9), ("TESSERA", 0.35), ("SatCLIP", 0.1))
-        ]
-    )
-    found = verdicts(summary, published_means(summary, published)).set_index("city")
-    expected = ["location_ahead", "location_first", "model_first", "model_ahead"]
-    assert found.loc[list(ours), "verdict"].tolist() == expected
-    assert found["model"].unique().tolist() == ["TESSERA"]
-    assert found.loc[list(ours), "rank"].tolist() == [1, 1, 2, 2]
-    assert found["of"].unique().tolist() == [3]
-
-
-def test_a_buffer_that_leaves_nothing_is_counted(release, tmp_path):
+def test_buffer_without_training_cells_is_reported(release, tmp_path):
     settings = Settings(cities=["south"], buffer_m=90_000)
     scored = run(release, tmp_path / "out", settings, FAST, progress=False)
     assert {row.protocol for row in scored.rows} == {"cityrep_random", "cityrep_block"}
@@ -233,11 +165,8 @@ def test_a_buffer_that_leaves_nothing_is_counted(release, tmp_path):
     assert any(one.startswith("block, seed 42") and "leaves no cell" in one for one in reasons)
 
 
-def test_rows_of_another_program_are_refused(tmp_path, release, cityrep):
-    out: Path = tmp_path / "out"
-    out.mkdir()
-    (out / "results.jsonl").write_text('{"city": "north"}\n')
-    code, errors = cityrep("--data", release, "--output_dir", out)
+def test_rows_of_another_program_are_an_error(tmp_path, release, cityrep):
+    (tmp_path / "results.jsonl").write_text('{"city": "north"}\n')
+    code, errors = cityrep("--data", release, "--output_dir", tmp_path)
     assert code == 2
     assert "line 1 is not a valid result row" in errors
-    assert not Store(tmp_path / "none.jsonl").rows

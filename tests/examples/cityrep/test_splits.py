@@ -23,7 +23,7 @@ def test_every_cell_is_in_one_part(task, protocol):
     assert not np.array_equal(draw_split(task, protocol, SEEDS[1]).test, split.test)
 
 
-def test_blocks_are_held_out_whole_by_count_of_blocks(task):
+def test_blocks_are_held_out_whole(task):
     blocks = block_ids(task)
     assert blocks.min() >= 0
     assert blocks.max() == 99
@@ -35,7 +35,7 @@ def test_blocks_are_held_out_whole_by_count_of_blocks(task):
     assert len(test) == np.ceil(0.2 * len(np.unique(blocks)))
 
 
-def test_the_buffer_leaves_out_what_is_near_another_part_and_no_test_cell(task):
+def test_buffer_equals_brute_force_distances(task):
     buffer_m = 2500.0
     block = draw_split(task, "cityrep_block", 7)
     split = draw_split(task, "block", 7, buffer_m)
@@ -52,7 +52,7 @@ def test_the_buffer_leaves_out_what_is_near_another_part_and_no_test_cell(task):
     assert 0 < len(split.train) < len(block.train)
 
 
-def test_splits_that_cannot_be_are_errors(task):
+def test_impossible_splits_are_errors(task):
     with pytest.raises(InputError, match="a buffer of 90000 m leaves no cell for train"):
         draw_split(task, "block", 42, 90_000)
     arrays = {name: getattr(task, name)[:2] for name in ("values", "row", "col", "x", "y")}

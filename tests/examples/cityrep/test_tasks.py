@@ -10,7 +10,7 @@ from pipelines.common.errors import InputError
 from .conftest import HEIGHT, ORIGINS, WIDTH, smooth_field, write_raster, write_task
 
 
-def test_a_sample_is_a_finite_cell_of_the_first_band_in_row_major_order(release):
+def test_samples_are_finite_cells_in_row_major_order(release):
     task = read_task(release / "labels" / "north.nightlight.2024")
     assert len(task) == HEIGHT * WIDTH - 42 - 1
     assert (np.diff(task.row * WIDTH + task.col) > 0).all()
@@ -21,7 +21,7 @@ def test_a_sample_is_a_finite_cell_of_the_first_band_in_row_major_order(release)
     assert task.cell_m == pytest.approx((1112, 716.5), rel=1e-3)
 
 
-def test_a_table_of_samples_is_read_like_its_raster(release):
+def test_samples_parquet_equals_the_raster(release):
     folder = release / "labels" / "south.pm25.2022"
     raster = read_task(folder)
     columns = {name: getattr(raster, name) for name in ("row", "col", "x", "y")}
@@ -37,27 +37,18 @@ def test_a_table_of_samples_is_read_like_its_raster(release):
         read_task(folder)
 
 
-def test_what_is_not_there_is_named(release):
+def test_missing_cities_and_tasks_are_named(release):
     folders, skipped = find_tasks(release, ["north", "south"], ["pm25", "nightlight"])
-    assert [path.name for path in folders] == [
-        "north.nightlight.2024",
-        "north.pm25.2022",
-        "south.pm25.2022",
-    ]
+    names = ["north.nightlight.2024", "north.pm25.2022", "south.pm25.2022"]
+    assert [path.name for path in folders] == names
     assert [(one.task_id, one.reason) for one in skipped] == [
         ("south.nightlight", "south has no task nightlight")
     ]
-    with pytest.raises(InputError, match="No task of the city paris"):
-        find_tasks(release, ["paris"], None)
-    with pytest.raises(InputError, match=r"Unknown task happiness; known: population, gdp"):
-        find_tasks(release, None, ["happiness"])
     with pytest.raises(InputError, match="Nothing to score: south has no task gdp"):
         find_tasks(release, ["south"], ["gdp"])
     with pytest.raises(InputError, match=r"No CityRep task in .*expected folders <city>"):
         find_tasks(release / "published", None, None)
-
-
-def test_labels_of_another_kind_or_an_earlier_year_are_skipped_by_name(release):
+    # other kinds and earlier years
     write_task(release, "north.happiness.2024", smooth_field()[None])
     write_task(release, "north.pm25.2020", smooth_field()[None])
     folders, skipped = find_tasks(release, ["north"], None)
@@ -67,42 +58,21 @@ def test_labels_of_another_kind_or_an_earlier_year_are_skipped_by_name(release):
     assert reasons["north.pm25.2020"] == "north.pm25.2022 is scored instead"
 
 
-def test_labels_that_cannot_be_placed_or_predicted_are_errors(release):
+def test_unusable_labels_are_errors(release):
     folder = release / "labels" / "north.pm25.2022"
-    (folder / "task.json").write_text(json.dumps({"task_type": "regression"}))
-    for value in (1, -9999):
-        flat = np.full((1, HEIGHT, WIDTH), value, np.float32)
-        write_raster(folder / "labels.tif", flat, ORIGINS["north"], nodata=-9999)
-        with pytest.raises(InputError, match="no labels, or all are equal"):
-            read_task(folder)
-    write_raster(folder / "labels.tif", smooth_field()[None], ORIGINS["north"], crs=None)
-    with pytest.raises(InputError, match="no CRS; add it to"):
-        read_task(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+    for change, message in (
         ({"task_type": "classification"}, "is a classification task; only regression"),
         ({"n_samples": 5}, "has 677 samples, but its task.json states 5"),
-    ],
-)
-def test_a_task_that_would_not_be_the_benchmarks_is_an_error(release, change, message):
-    folder = write_task(release, "north.gdp.2024", smooth_field()[None], **change)
-    with pytest.raises(InputError, match=message):
+    ):
+        with pytest.raises(InputError, match=message):
+            read_task(write_task(release, "north.gdp.2024", smooth_field()[None], **change))
+    (folder / "task.json").write_text(json.dumps({"task_type": "regression"}))
+    flat = np.full((1, HEIGHT, WIDTH), 1, np.float32)
+    write_raster(folder / "labels.tif", flat, ORIGINS["north"], nodata=-9999)
+    with pytest.raises(InputError, match="no labels, or all are equal"):
         read_task(folder)
-
-
-def test_damaged_files_are_one_error(release):
-    folder = release / "labels" / "north.pm25.2022"
-    (folder / "labels.tif").write_bytes(b"II*\0not a raster")
-    with pytest.raises(InputError, match=r"The labels of north.pm25.2022 cannot be read"):
-        read_task(folder)
-    (folder / "labels.tif").unlink()
-    with pytest.raises(InputError, match=r"neither samples.parquet nor labels.tif"):
-        read_task(folder)
-    (folder / "task.json").write_text("{")
-    with pytest.raises(InputError, match=r"task.json cannot be read"):
+    write_raster(folder / "labels.tif", smooth_field()[None], ORIGINS["north"], crs=None)
+    with pytest.raises(InputError, match="no CRS; add it to"):
         read_task(folder)
     summary = release / "published" / "random_summary.csv"
     pd.read_csv(summary).drop(columns="R2").to_csv(summary, index=False)

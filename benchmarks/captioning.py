@@ -1,8 +1,8 @@
-"""Server utilisation and memory of the captioning client.
+"""Server utilisation of the captioning client, and memory of captioning runs.
 
-python -m benchmarks.captioning_client            # both
-python -m benchmarks.captioning_client busy       # share of the allowed concurrency in use
-python -m benchmarks.captioning_client memory     # resident memory after 1,000 and 6,000 requests
+python -m benchmarks.captioning            # both
+python -m benchmarks.captioning busy       # share of the allowed concurrency in use
+python -m benchmarks.captioning memory     # peak memory of runs on 20 and on 160 images
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from multiprocessing.connection import Connection
@@ -18,8 +19,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
+from benchmarks.measure import in_subprocess, peak_mb
+from dataset_builders.synthetic import build_dataset
 from pipelines.captioning.clients import open_model
+from pipelines.captioning.recipe import read_recipe
 from pipelines.captioning.records import Request, Sampling
+from pipelines.captioning.run import run
 
 ANSWER = json.dumps(
     {
@@ -28,7 +35,7 @@ ANSWER = json.dumps(
     }
 ).encode()
 IMAGE_BYTES = 150_000  # a street view of 768 x 768
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MODELS = ("amber", "cedar")
 
 
 class Latency:
@@ -78,27 +85,18 @@ def server_process(latency_s: float, pipe: Connection) -> None:
     asyncio.run(main())
 
 
-def resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
-
-
-async def ask_many(url: str, count: int, concurrency: int, resident: list[float]) -> None:
+async def ask_many(url: str, count: int, concurrency: int) -> None:
     """Send requests as the captioning run does, with more images in flight than the concurrency."""
     model = open_model({"name": "m", "model": "m", "base_url": url, "max_concurrency": concurrency})
     gate = asyncio.Semaphore(2 * concurrency)
     noise = os.urandom(IMAGE_BYTES)
-    done = 0
 
     async def one(number: int) -> None:
-        nonlocal done
         try:
             image = b"\xff\xd8\xff" + noise  # a fresh copy, as a file would give
             sampling = Sampling(seed=number)
             asked = Request("describe", "Describe.", image, sampling, "", "", "street_view")
             await model.complete(asked)
-            done += 1
-            if done % 1000 == 0:
-                resident.append(resident_mb())
         finally:
             gate.release()
 
@@ -109,7 +107,7 @@ async def ask_many(url: str, count: int, concurrency: int, resident: list[float]
     await model.close()
 
 
-async def bare(url: str, count: int, concurrency: int, resident: list[float]) -> None:
+async def bare(url: str, count: int, concurrency: int) -> None:
     """Send the same bytes through plain sockets, as an upper bound on this machine."""
     host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
     image = base64.b64encode(b"\xff\xd8\xff" + os.urandom(IMAGE_BYTES))
@@ -132,58 +130,85 @@ async def bare(url: str, count: int, concurrency: int, resident: list[float]) ->
             tasks.create_task(slot())
 
 
-def run(
-    ask: Callable[..., Coroutine[Any, Any, None]], count: int, concurrency: int, latency_s: float
-) -> tuple[float, list[float]]:
-    """Utilisation of the server, and the client's memory after every thousand requests."""
+def utilisation(
+    ask: Callable[..., Coroutine[Any, Any, None]], count: int, concurrency: int
+) -> float:
+    """Total duration of requests over concurrency x wall time, at 200 ms latency."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process: Any = context.Process(target=server_process, args=(latency_s, theirs))
+    process: Any = context.Process(target=server_process, args=(0.2, theirs))
     process.start()
     try:
-        url = f"http://127.0.0.1:{ours.recv()}/v1"
-        resident: list[float] = []
-        asyncio.run(ask(url, count, concurrency, resident))
+        asyncio.run(ask(f"http://127.0.0.1:{ours.recv()}/v1", count, concurrency))
         ours.send("done")
         in_hand_s, requests, wall_s = ours.recv()
-        if requests != count:
-            raise RuntimeError(f"The server saw {requests} requests, not {count}.")
-        return in_hand_s / (concurrency * wall_s), resident
+        assert requests == count, f"the server saw {requests} requests, not {count}"
+        return float(in_hand_s / (concurrency * wall_s))
     finally:
         process.terminate()
         process.join()
 
 
 def busy(turns: int = 3) -> None:
-    """Total duration of requests over concurrency x wall time, at 200 ms latency."""
     for concurrency in (16, 32):
         count = 50 * concurrency
         ours, floor, cpu = [], [], []
         for _ in range(turns):  # alternating, so that other load affects both
             started = time.process_time()
-            ours.append(run(ask_many, count, concurrency, 0.2)[0])
+            ours.append(utilisation(ask_many, count, concurrency))
             cpu.append((time.process_time() - started) / count)
-            floor.append(run(bare, count, concurrency, 0.2)[0])
-        ratio = median(a / b for a, b in zip(ours, floor, strict=True))
+            floor.append(utilisation(bare, count, concurrency))
         print(
             f"concurrency {concurrency}, {count} requests of {IMAGE_BYTES // 1000} kB, 200 ms: "
             f"busy {median(ours):.1%} ({min(ours):.1%} to {max(ours):.1%}), plain sockets "
-            f"{median(floor):.1%}; median ratio of {turns} runs {ratio:.3f}; "
-            f"{median(cpu) * 1e3:.2f} ms of CPU time per request"
+            f"{median(floor):.1%}; {median(cpu) * 1e3:.2f} ms of CPU time per request"
         )
 
 
-def memory(count: int = 6000) -> None:
-    _, resident = run(ask_many, count, 32, 0.01)
+def caption(recipe: str) -> None:
+    """Run a recipe and print the peak memory (in a subprocess)."""
+    assert run(read_recipe(recipe)).finished
+    print(peak_mb())
+
+
+def memory(few: int = 20, many: int = 160) -> None:
+    """Peak memory of runs with *simulated* models on images of a *synthetic* city.
+
+    Memory holds the images in flight, the bounded phrase cache and the candidates of two shards.
+    """
+    peaks = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        side = int(many**0.5) + 1
+        city = build_dataset(folder / "city", grid_size=side, street_views=1, with_masks=True)
+        for images in (few, many):
+            recipe = {
+                "dataset_name": str(city),
+                "output_dir": str(folder / str(images)),
+                "synthetic": True,
+                "views": ["street_view"],
+                "max_images": images,
+                "models": [{"name": f"synthetic-{name}", "client": "simulated"} for name in MODELS],
+                "generate": {"captions_per_model": 1},
+                "filter": {"detector": "simulated"},
+                "run": {"images_per_shard": 10, "images_in_flight": 8, "gallery_size": 0},
+            }
+            path = folder / f"{images}.yaml"
+            path.write_text(yaml.safe_dump(recipe))
+            peaks.append(in_subprocess("benchmarks.captioning", "caption", path))
     print(
-        f"resident memory: {resident[0]:.1f} MB after 1,000 requests, {resident[-1]:.1f} MB after "
-        f"{count:,}: {resident[-1] / resident[0]:.3f}x"
+        f"peak memory of a run (synthetic): {peaks[1]:.0f} MB for {many} images, {peaks[0]:.0f} MB "
+        f"for {few}: {peaks[1] / peaks[0]:.3f}"
     )
 
 
 def main() -> None:
-    parts = {"busy": busy, "memory": memory}
-    for part in [parts[name] for name in sys.argv[1:]] or parts.values():
+    name, *rest = sys.argv[1:] or [""]
+    if name == "caption":
+        caption(*rest)
+        return
+    parts: dict[str, Callable[[], None]] = {"busy": busy, "memory": memory}
+    for part in [parts[name]] if name else parts.values():
         part()
 
 
