@@ -1,4 +1,4 @@
-"""HTML report: tables of all scores, and the published models below coordinates."""
+"""HTML report: summary of location vs. published models, and tables of all scores."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from dataset_builders.files import atomic_path
 from pipelines.common.pages import page_environment
 
 from .splits import SEEDS
-from .tasks import TASKS
+from .tasks import SEES, TASKS
 
 REFERENCE = "coordinates (knn)"
 MEAN = "mean of cities"
@@ -28,7 +28,10 @@ TASK_TITLES = {
     "lst_day_mean": "Land surface temperature",
     "road_density": "Road density",
 }
+VERDICTS = ("location_ahead", "location_first", "model_first", "model_ahead")  # see `report.py`
 CELL = ["protocol", "task", "city"]
+# strip plots: range of R2, width and margin in pixels
+LEFT, RIGHT, WIDTH, MARGIN = -0.2, 1.0, 300, 12
 
 
 def write_page(
@@ -37,6 +40,7 @@ def write_page(
     summary: pd.DataFrame,
     theirs: pd.DataFrame,
     beaten: pd.DataFrame,
+    verdicts: pd.DataFrame,
     skipped: pd.DataFrame,
     buffer_m: float,
 ) -> Path:
@@ -47,6 +51,7 @@ def write_page(
     environment = page_environment(__package__)
     environment.filters |= {"number": _number, "title_of": title_of}
     text = environment.get_template("cityrep.html.j2").render(
+        glance=_glance(summary, theirs, verdicts),
         sections=list(_sections(summary, theirs)),
         beaten=_by_control(beaten),
         absent=summary[summary["missing"] > 0].to_dict("records"),
@@ -73,6 +78,80 @@ def title_of(name: str) -> str:
 def _number(value: float, digits: int = 2) -> str:
     text = f"{value:.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text.lstrip("-")
+
+
+def _glance(
+    summary: pd.DataFrame, theirs: pd.DataFrame, verdicts: pd.DataFrame
+) -> dict[str, Any] | None:
+    """Summary of the first protocol with published scores, one line per task.
+
+    None if the 20 nearest neighbours cannot be compared with a published score.
+    """
+    protocols = [one for one in PROTOCOL_TITLES if one in set(verdicts["protocol"])]
+    if not protocols:
+        return None
+    own = verdicts[verdicts["protocol"] == protocols[0]]
+    cities = sorted(set(own["city"]) - {MEAN})
+    whole = MEAN if MEAN in set(own["city"]) else cities[0]
+    lines = []
+    for task in TASKS:
+        by_city = {one["city"]: one for one in own[own["task"] == task].to_dict("records")}
+        first = by_city.get(whole)
+        if first is None:
+            continue
+        strip = _strip(first, *(_cell(table, first) for table in (summary, theirs)))
+        places = [by_city.get(city) for city in cities] if whole == MEAN else []
+        buffered = _cell(summary, {**first, "protocol": "block"}).to_dict("records")
+        same = next((one for one in buffered if one["system"] == REFERENCE), None)
+        lines.append({**first, "strip": strip, "places": places, "buffered": same})
+    groups = {
+        kind: [title_of(str(line["task"])) for line in lines if line["verdict"] == kind]
+        for kind in VERDICTS
+    }
+    ticks = [(_x(value), _number(value, 1)) for value in np.linspace(LEFT, RIGHT, 7)]
+    title = PROTOCOL_TITLES[protocols[0]]
+    return {
+        "title": title,
+        "whole": whole,
+        "cities": cities if whole == MEAN else [],
+        "lines": lines,
+        "groups": groups,
+        "buffered": any(line["buffered"] for line in lines),
+        "ticks": ticks,
+        "width": WIDTH,
+    }
+
+
+def _cell(table: pd.DataFrame, place: dict[Any, Any]) -> pd.DataFrame:
+    return table[np.logical_and.reduce([table[name] == place[name] for name in CELL])]
+
+
+def _strip(best: dict[Any, Any], ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
+    """Positions in a strip plot: published models, our systems, interval of the control."""
+    others = ours[~ours["system"].isin([REFERENCE, "mean"])]
+    return {
+        "models": [
+            (
+                _x(one["r2"]),
+                f"{one['model']} (published) {_number(one['r2'])} ± {_number(one['r2_sd'])}",
+                one["sees"] == SEES["PE"],
+            )
+            for one in theirs.to_dict("records")
+        ],
+        "low": _x(best["low"]),
+        "cut": best["low"] < LEFT,
+        "high": _x(best["high"]),
+        "ours": _x(best["r2"]),
+        "others": [
+            (_x(one["r2"]), f"{one['system']} {_number(one['r2'])}")
+            for one in others.to_dict("records")
+        ],
+    }
+
+
+def _x(r2: float) -> float:
+    share = (min(max(r2, LEFT), RIGHT) - LEFT) / (RIGHT - LEFT)
+    return round(MARGIN + share * (WIDTH - 2 * MARGIN), 1)
 
 
 def _sections(summary: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[dict[str, Any]]:

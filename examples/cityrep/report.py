@@ -35,7 +35,9 @@ def write_report(scored: Scored, published: pd.DataFrame, output: Path, buffer_m
     write_csv(output / "beaten.csv", beaten.round(4))
     write_csv(output / "skipped.csv", skipped)
     tables = {"summary": summary, "theirs": theirs, "beaten": beaten, "skipped": skipped}
-    return write_page(output / "page.html", **tables, buffer_m=buffer_m)
+    return write_page(
+        output / "page.html", **tables, verdicts=verdicts(summary, theirs), buffer_m=buffer_m
+    )
 
 
 def summarise(rows: Sequence[Row]) -> pd.DataFrame:
@@ -109,6 +111,35 @@ def published_means(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFr
     return both.assign(sees=both["model"].map(SEES).fillna("not known"))
 
 
+def verdicts(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Compare the 20 nearest neighbours with the best published model that uses images or maps.
+
+    `verdict` is `location_ahead` if the model's mean is below the interval of the neighbours,
+    `location_first` if it is only below their score, `model_first` if it is above the score, and
+    `model_ahead` if it is above the interval. `rank` is the rank of the neighbours among `of`
+    systems: these models and the neighbours. The control was fixed before scores were seen.
+    """
+    ours = summary.loc[summary["system"] == REFERENCE, [*CELL, "r2", "low", "high"]]
+    models = theirs[theirs["sees"] != SEES["PE"]]
+    best = models.sort_values("r2").groupby(CELL, as_index=False).last()
+    names = {"r2": "model_r2", "r2_sd": "model_r2_sd"}
+    found = ours.merge(best[[*CELL, "model", "sees", *names]].rename(columns=names), on=CELL)
+    scores = {cell: own["r2"] for cell, own in models.groupby(CELL)}
+    cells = list(found[CELL].itertuples(index=False, name=None))
+    above = [int((scores[cell] > r2).sum()) for cell, r2 in zip(cells, found["r2"], strict=True)]
+    theirs_r2 = found["model_r2"]
+    kinds = {
+        "location_ahead": theirs_r2 < found["low"],
+        "location_first": theirs_r2 < found["r2"],
+        "model_ahead": theirs_r2 > found["high"],
+    }
+    return found.assign(
+        verdict=np.select(list(kinds.values()), list(kinds), "model_first"),
+        rank=[1 + number for number in above],
+        of=[1 + len(scores[cell]) for cell in cells],
+    )
+
+
 def beaten_models(summary: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Published models that score below a control that uses only coordinates.
 
@@ -136,4 +167,4 @@ def _beside(summary: pd.DataFrame, theirs: pd.DataFrame, beaten: pd.DataFrame) -
     return wide.merge(counts, on=line, how="left")
 
 
-__all__ = ["beaten_models", "published_means", "summarise", "write_report"]
+__all__ = ["beaten_models", "published_means", "summarise", "verdicts", "write_report"]

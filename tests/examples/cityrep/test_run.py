@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from examples.cityrep.page import MEAN
-from examples.cityrep.report import summarise
+from examples.cityrep.page import MEAN, REFERENCE
+from examples.cityrep.report import published_means, summarise, verdicts
 from examples.cityrep.run import Settings, run
 from examples.cityrep.scores import block_sums, draw, metrics
 from examples.cityrep.splits import SEEDS, block_ids, draw_split
@@ -39,7 +39,7 @@ def test_command_writes_scores_and_page_and_resumes(release, tmp_path, cityrep):
     assert set(beaten["model"]) == {"Weak"}
     assert set(beaten["protocol"]) == {"cityrep_block", "cityrep_random"}
     page = (out / "page.html").read_text()
-    for text in ("Weak", "Strong", "coordinates (knn)", "pe (ridge)", "no task nightlight"):
+    for text in ("At a glance", "Weak", "coordinates (knn)", "pe (ridge)", "no task nightlight"):
         assert text in page
     assert "<script" not in page
 
@@ -155,6 +155,35 @@ def test_missing_vectors_are_counted(release, tmp_path, cityrep):
     code, errors = cityrep(*command, "--systems", "none", "--cities", "south", *own)
     assert code == 2
     assert "Nothing was scored" in errors
+
+
+def test_verdicts_compare_neighbours_with_the_best_model_of_images_or_maps():
+    cell = {"protocol": "cityrep_block", "task": "pm25"}
+    ours = {
+        "a": (0.6, 0.5, 0.7),
+        "b": (0.4, 0.2, 0.5),
+        "c": (0.3, 0.2, 0.4),
+        "d": (0.2, 0.1, 0.25),
+    }
+    summary = pd.DataFrame(
+        [
+            {**cell, "city": city, "system": REFERENCE, "r2": r2, "low": low, "high": high}
+            for city, (r2, low, high) in ours.items()
+        ]
+    )
+    published = pd.DataFrame(
+        [
+            {**cell, "city": city, "model": model, "r2": r2, "r2_sd": 0.1}
+            for city in ours
+            for model, r2 in (("PE", 0.9), ("TESSERA", 0.35), ("SatCLIP", 0.1))
+        ]
+    )
+    found = verdicts(summary, published_means(summary, published)).set_index("city")
+    expected = ["location_ahead", "location_first", "model_first", "model_ahead"]
+    assert found.loc[list(ours), "verdict"].tolist() == expected
+    assert found["model"].unique().tolist() == ["TESSERA"]
+    assert found.loc[list(ours), "rank"].tolist() == [1, 1, 2, 2]
+    assert found["of"].unique().tolist() == [3]
 
 
 def test_buffer_without_training_cells_is_reported(release, tmp_path):
