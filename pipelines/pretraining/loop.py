@@ -5,9 +5,10 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,11 +114,8 @@ class Pretrainer:
         self._announce()
         if self.state.step == 0 and len(self.pairs.validation):
             self.log.record({"step": 0, "epoch": 0.0, **self._validate()})
-        previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
-        try:
+        with self._stopping_on_sigterm():
             stopped = self._train()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
         return self._finish(stopped)
 
     # ---- the loop -------------------------------------------------------------------------
@@ -416,6 +414,17 @@ class Pretrainer:
         self.accelerator.init_trackers(TRACKER, config=config)
 
     # ---- stopping -------------------------------------------------------------------------
+
+    @contextmanager
+    def _stopping_on_sigterm(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread only
+            return
+        previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
     def _ask_to_stop(self, *_: Any) -> None:
         self.stop_signal = True
