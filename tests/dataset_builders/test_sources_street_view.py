@@ -42,16 +42,16 @@ class Provider(CityProvider):
         if not path[1:].isdigit():
             return super().answer(request)
         assert request.headers["Authorization"] == "OAuth S3CRET"
-        return as_json(self.mapillary_entity(int(path[1:])))
+        return as_json(self.mapillary_entity(int(path[1:]), query["fields"].split(",")[-1]))
 
-    def mapillary_entity(self, one):
+    def mapillary_entity(self, one, size):
         if self.mapillary_error:
             return {"error": {"code": self.mapillary_error}}
         self.served += 1
         lon, lat, _ = PICTURES[one]
         return {
             "id": str(one),
-            "thumb_1024_url": f"{self.url}/expiring/{self.served}/{one}.jpg",
+            size: f"{self.url}/expiring/{self.served}/{one}.jpg",
             "captured_at": TAKEN,
             "compass_angle": 370.0,
             "computed_geometry": {"type": "Point", "coordinates": [lon, lat]},
@@ -189,6 +189,8 @@ def test_missing_key_is_named_and_a_repeated_one_hidden(
         (lambda: GoogleStreetView(size_px=1024), "up to 640 px, got 1024"),
         (lambda: BaiduPanorama(width=2048), "1024 x 512 px, got 2048 x 512"),
         (lambda: KartaView(per_place=0), "per_place"),
+        (lambda: KartaView(size="large"), "must be one of fileurlTh, .* got 'large'"),
+        (lambda: Mapillary(since="2020"), "a date such as 2020-01-31, got '2020'"),
     ],
 )
 def test_rejects_invalid_settings(make, message):
@@ -283,6 +285,7 @@ class PhotoServer(Loopback):
                 "heading": "370.5",
                 "shotDate": f"202{k}-05-01 10:00:00",
                 "fileurlProc": f"{self.url}/files/{100 * n + k}.jpg",
+                "fileurl": f"{self.url}/files/{100 * n + k}-original.jpg",
             }
             for n, place in enumerate(CORNERS)
             for k in range(3)
@@ -324,6 +327,27 @@ def test_kartaview_takes_nearest_photos_once(photos, tmp_path):
     assert views_of(source, tmp_path, CORNERS) == found
     assert photos.asked == asked
     assert views_of(source, tmp_path, [Place("far", 12.9, 48.1)]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "since", "size", "expected"),
+    [
+        ("mapillary", "2020-09-13", "thumb_2048_url", ["11", "12"]),
+        ("mapillary", "2020-09-14", "thumb_2048_url", []),
+        ("kartaview", "2022-05-01", "fileurl", ["102", "2", "202"]),
+    ],
+)
+def test_images_since_a_date_and_of_a_size(provider, photos, tmp_path, name, since, size, expected):
+    fields = {"since": since, "size": size, "per_place": 3}
+    if name == "mapillary":
+        found = views_of(mapillary(provider, **fields, panoramas=False), tmp_path)
+    else:
+        found = views_of(KartaView(base_url=photos.url, **fields), tmp_path, CORNERS)
+    assert [(view.image_id.split("/")[1], view.key.split("/")[-1]) for view in found] == [
+        (one, size) for one in expected
+    ]
+    asked = {path.split("/")[2] for path in photos.asked if path.startswith("/files/")}
+    assert asked == {f"{one}-original.jpg" for one in expected if name == "kartaview"}
 
 
 def test_kartaview_faults_are_retried_or_left_out(photos, tmp_path):
