@@ -232,6 +232,23 @@ def test_mapillary_requests_fresh_addresses_of_missing_images(provider, tmp_path
     assert len(addresses(provider)) == 3
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thumb_1024_url": 5},
+        {"thumb_1024_url": "s3://bucket/key"},
+        {"computed_geometry": {"type": "Point", "coordinates": ["a", None]}},
+        {"computed_geometry": [7]},
+        {"compass_angle": "north", "captured_at": "1e999"},
+    ],
+)
+def test_mapillary_fields_may_hold_anything(provider, tmp_path, changes):
+    entity = provider.mapillary_entity
+    provider.mapillary_entity = lambda one, size: entity(one, size) | changes
+    views = views_of(mapillary(provider, panoramas=False), tmp_path, PLACES[:1])
+    assert len(views) == (0 if "thumb_1024_url" in changes else 1)
+
+
 @pytest.mark.parametrize("code", [403, 503])
 def test_refused_mapillary_image_does_not_stop_the_run(provider, tmp_path, code):
     provider.answers["/expiring/1/11.jpg"] = [(code, {}, b"")] * 5
@@ -361,6 +378,16 @@ def test_kartaview_faults_are_retried_or_left_out(photos, tmp_path):
     assert Store(tmp_path).counts("kartaview/near/") == {"invalid": 1, "ok": 2}
     # the refused photo is requested again by the next run
     assert ids(views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)) == ["0", "200"]
+
+
+def test_kartaview_fields_may_be_missing(photos, tmp_path):
+    photos.photos["0"] = {"id": "0", "fileurlProc": f"{photos.url}/files/0.jpg"}
+    del photos.photos["100"]["fileurlProc"]
+    photos.photos["200"] |= {"heading": None, "lat": "north"}
+    first, other, last = views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)
+    assert ids([first, other, last]) == ["0", "101", "200"]
+    assert (first.lon, first.heading, first.captured_at) == (CORNERS[0].lon, None, None)
+    assert last.lat == CORNERS[2].lat
 
 
 @pytest.mark.parametrize(("code", "said"), [(403, "denied"), (429, "quota")])
