@@ -146,7 +146,7 @@ class Mapillary:
         return f"{self.name}/tile/{ZOOM}/{x}/{y}"
 
     def _entity_key(self, one: str) -> str:
-        return f"{self.name}/entity/{one}"
+        return f"{self.name}/entity/{one}/{self.size}"
 
     def _picture_key(self, one: str) -> str:
         return f"{self.name}/picture/{one}/{self.size}"

@@ -227,9 +227,14 @@ def test_mapillary_requests_fresh_addresses_of_missing_images(provider, tmp_path
     asked = provider.total
     assert views_of(mapillary(provider), tmp_path) == first
     assert provider.total == asked  # no further requests
+    # another size and back
+    assert len(views_of(mapillary(provider, size="thumb_2048_url"), tmp_path / "sizes")) == 2
+    assert len(views_of(mapillary(provider), tmp_path / "sizes")) == 2
+    assert len(views_of(mapillary(provider, size="thumb_2048_url"), tmp_path / "sizes")) == 2
+    assert len(addresses(provider)) == 6
     Store(tmp_path).forget([first[0].key])  # as if killed between URL and image
     views_of(mapillary(provider), tmp_path)
-    assert len(addresses(provider)) == 3
+    assert len(addresses(provider)) == 7
 
 
 @pytest.mark.parametrize(
