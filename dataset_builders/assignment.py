@@ -74,6 +74,7 @@ class RegionIndex:
         ids = np.asarray(regions.get("region_id", regions.index), dtype=object).astype(str)
         self.order = np.argsort(ids, kind="stable")
         self.shapes = regions.geometry.to_numpy()[self.order]
+        shapely.prepare(self.shapes)  # outlines of thousands of vertices are slow otherwise
         self.tree = shapely.STRtree(self.shapes)
 
     def find(self, lon: Floats, lat: Floats) -> Ints:
@@ -83,9 +84,9 @@ class RegionIndex:
         first = np.full(len(lon), none)
         for start in range(0, len(lon), POINTS_AT_ONCE):
             part = slice(start, start + POINTS_AT_ONCE)
-            points = shapely.points(lon[part], lat[part])
-            point, shape = self.tree.query(points, predicate="intersects")
-            np.minimum.at(first[part], point, shape)
+            point, shape = self.tree.query(shapely.points(lon[part], lat[part]))
+            held = shapely.intersects_xy(self.shapes[shape], lon[part][point], lat[part][point])
+            np.minimum.at(first[part], point[held], shape[held])
         return np.append(self.order, -1)[first]
 
 

@@ -156,6 +156,8 @@ def contact_sheet(images: Sequence[tuple[str, bytes]], path: str | Path, title: 
     Raises:
         DatasetError: There is no image.
     """
+    if not images:
+        raise DatasetError("A contact sheet needs at least one image.")
     columns = min(THUMBNAILS_PER_ROW, len(images))
     rows = math.ceil(len(images) / columns)
     with _figure(path, title, (1.6 * columns, 1.8 * rows)) as axes:

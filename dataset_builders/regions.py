@@ -188,14 +188,16 @@ def polygon_regions(
         parts across the antimeridian), sorted by `region_id`.
 
     Raises:
-        DatasetError: Missing CRS, missing or duplicate ids, or polygons that are empty, invalid,
-            ambiguous in direction around the globe, or overlap by more than a thousandth of the
-            smaller; the message names the first ones.
+        DatasetError: No polygons, missing CRS, missing or duplicate ids, or polygons that are
+            empty, invalid, ambiguous in direction around the globe, or overlap by more than a
+            thousandth of the smaller; the message names the first ones.
     """
     if frame.crs is None:
         raise DatasetError("The polygons have no CRS. Set it with `frame.set_crs(...)`.")
     if id_column not in frame:
         raise DatasetError(f"There is no column {id_column!r}; there are {list(frame.columns)}.")
+    if len(frame) == 0:
+        raise DatasetError("There are no polygons.")
     ids = frame[id_column]
     if ids.isna().any():
         raise DatasetError(f"{int(ids.isna().sum())} polygon(s) have no {id_column!r}.")

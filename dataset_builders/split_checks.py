@@ -108,6 +108,8 @@ def keep_together(
     number = {region: index for index, region in enumerate(region_ids)}
     out = split.copy()
     for group in groups:
+        if missing := [region for region in group if region not in number]:
+            raise SplitError(f"The groups name regions that the split does not have: {missing}.")
         members = [number[region] for region in group]
         parts = [split[index] for index in members if split[index] is not None]
         if parts:

@@ -17,13 +17,15 @@ from .street_view import (
     id_parts,
     images,
     is_id,
+    is_since,
     json_answers,
     number,
     read_json,
 )
 
 HOST = "https://api.openstreetcam.org"
-ADDRESS = "fileurlProc"
+SIZES = ("fileurlTh", "fileurlLTh", "fileurlProc", "fileurl")
+"""Fields with the URLs of a photo, from the smallest thumbnail to the original."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,16 @@ class KartaView:
     Attributes:
         per_place: Maximum number of photos per location.
         radius_m: Maximum distance from the location in metres.
+        since: Date of the oldest photos to use, "2020-01-31"; no limit by default.
+        size: Field with the URL of the image, one of `SIZES`.
         base_url: URL of the service.
     """
 
     provider: Literal["kartaview"] = "kartaview"
     per_place: int = 1
     radius_m: int = 50
+    since: str | None = None
+    size: str = "fileurlProc"
     base_url: str = HOST
     limits: Mapping[str, Limit] = field(
         default_factory=lambda: {"api.openstreetcam.org": Limit(2, 4)}
@@ -49,7 +55,7 @@ class KartaView:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        check_nearest(self.per_place, self.radius_m)
+        check_nearest(self.per_place, self.radius_m, self.since, self.size, SIZES)
 
     @property
     def requests_per_place(self) -> float:
@@ -69,7 +75,7 @@ class KartaView:
             for photo in list(self._photos(answers.get(key)))[: self.per_place]:
                 view = self._view(photo, place)
                 # a photo near several locations belongs to the first
-                found.setdefault(view.key, (view, photo[ADDRESS]))
+                found.setdefault(view.key, (view, photo[self.size]))
         items = (_picture(key, address) for key, (_, address) in found.items())
         async for key in images(items, fetcher):
             yield found[key][0]
@@ -83,7 +89,7 @@ class KartaView:
             questions = (Item(key, f"{self.base_url}/2.0/photo/{one}") for key, one in ids.items())
             answers = await json_answers(questions, check_answer, fetcher, store)
             addresses = {
-                self._picture_key(ids[key]): photo[ADDRESS]
+                self._picture_key(ids[key]): photo[self.size]
                 for key, answer in answers.items()
                 for photo in self._photos(answer)
             }
@@ -92,7 +98,7 @@ class KartaView:
                 yield f"{self.name}/{key.split('/')[2]}", key
 
     def _picture_key(self, one: str) -> str:
-        return f"{self.name}/picture/{one}/{ADDRESS}"
+        return f"{self.name}/picture/{one}/{self.size}"
 
     def _question(self, key: str, place: Place) -> Item:
         params = {
@@ -104,14 +110,15 @@ class KartaView:
         return Item(key, f"{self.base_url}/2.0/photo/", params)
 
     def _photos(self, answer: Any) -> Iterator[dict[str, Any]]:
-        """Photos of a response that have an ID and an image URL."""
+        """Recent photos of a response that have an ID and an image URL."""
         result = answer.get("result") if isinstance(answer, dict) else None
         data = result.get("data") if isinstance(result, dict) else None
         photos = data if isinstance(data, list) else [data]
         for photo in photos:
             if not isinstance(photo, dict) or not is_id(photo.get("id")):
                 continue
-            if isinstance(photo.get(ADDRESS), str):
+            taken = photo.get("shotDate") or photo.get("dateAdded")
+            if isinstance(photo.get(self.size), str) and is_since(taken, self.since):
                 yield photo
 
     def _view(self, photo: Mapping[str, Any], place: Place) -> View:

@@ -25,6 +25,7 @@ from .street_view import (
     check_nearest,
     id_parts,
     images,
+    is_since,
     json_answers,
     number,
     read_json,
@@ -32,8 +33,8 @@ from .street_view import (
 
 TILES, GRAPH = "https://tiles.mapillary.com", "https://graph.mapillary.com"
 ZOOM = 14
-ADDRESS = "thumb_1024_url"
-FIELDS = f"id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry,{ADDRESS}"
+FIELDS = "id,captured_at,compass_angle,computed_compass_angle,geometry,computed_geometry"
+SIZES = ("thumb_256_url", "thumb_1024_url", "thumb_2048_url", "thumb_original_url")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Mapillary:
         per_place: Maximum number of images per location.
         radius_m: Maximum distance from the location in metres.
         panoramas: True for panoramas only, False for flat images only, None for both.
+        since: Date of the oldest images to use, "2020-01-31"; no limit by default.
+        size: Field with the URL of the image, one of `SIZES`.
         tiles_url: URL of the coverage tiles.
         graph_url: URL of the Graph API.
         key_env: Environment variable that holds the access token.
@@ -53,6 +56,8 @@ class Mapillary:
     per_place: int = 1
     radius_m: float = 50.0
     panoramas: bool | None = None
+    since: str | None = None
+    size: str = "thumb_1024_url"
     tiles_url: str = TILES
     graph_url: str = GRAPH
     key_env: str = "MAPILLARY_ACCESS_TOKEN"
@@ -68,7 +73,7 @@ class Mapillary:
     price_per_1000: float = 0.0
 
     def __post_init__(self) -> None:
-        check_nearest(self.per_place, self.radius_m)
+        check_nearest(self.per_place, self.radius_m, self.since, self.size, SIZES)
 
     @property
     def requests_per_place(self) -> float:
@@ -120,7 +125,7 @@ class Mapillary:
             Item(
                 self._entity_key(one),
                 f"{self.graph_url}/{one}",
-                {"fields": FIELDS},
+                {"fields": f"{FIELDS},{self.size}"},
                 {"Authorization": f"OAuth {secret}"},
                 secret,
             )
@@ -130,7 +135,7 @@ class Mapillary:
         found: dict[str, tuple[View, str]] = {}
         for one, place in batch.items():
             entity = entities.get(self._entity_key(one)) or {}
-            if isinstance(address := entity.get(ADDRESS), str):
+            if isinstance(address := entity.get(self.size), str):
                 found[self._picture_key(one)] = (self._view(one, entity, place), address)
         # the URL holds no API key, so a rejected request need not stop the build
         items = (Item(key, url, refused="failed") for key, (_, url) in found.items())
@@ -141,10 +146,10 @@ class Mapillary:
         return f"{self.name}/tile/{ZOOM}/{x}/{y}"
 
     def _entity_key(self, one: str) -> str:
-        return f"{self.name}/entity/{one}"
+        return f"{self.name}/entity/{one}/{self.size}"
 
     def _picture_key(self, one: str) -> str:
-        return f"{self.name}/picture/{one}/{ADDRESS}"
+        return f"{self.name}/picture/{one}/{self.size}"
 
     def _coverage(
         self, tiles: Iterable[tuple[int, int]], store: Store
@@ -154,7 +159,9 @@ class Mapillary:
         for x, y in tiles:
             content = store.read(self._tile_key(x, y))
             for lon, lat, properties in [] if content is None else decode_tile(content, x, y):
-                if self.panoramas in (None, bool(properties.get("is_pano"))):
+                taken = _date(number(properties.get("captured_at")))
+                is_chosen = self.panoramas in (None, bool(properties.get("is_pano")))
+                if is_chosen and is_since(taken, self.since):
                     one = str(properties["id"])
                     found[one] = (one, lon, lat)
         return sorted(found.values())

@@ -4,6 +4,7 @@ Sources use official APIs, download through the [`Fetcher`], check every respons
 keys from the environment.
 """
 
+import datetime as dt
 import itertools
 import json
 import math
@@ -111,16 +112,31 @@ class StreetViewSource(Protocol):
         ...
 
 
-def check_nearest(per_place: int, radius_m: float) -> None:
+def check_nearest(
+    per_place: int, radius_m: float, since: str | None, size: str, sizes: Sequence[str]
+) -> None:
     """Check the settings of a source of the images nearest to a location.
 
     Raises:
         SourceError: A setting is invalid.
     """
+    if size not in sizes:
+        raise SourceError(f"`size` must be one of {', '.join(sizes)}; got {size!r}.")
+    try:
+        is_date = since is None or dt.date.fromisoformat(since).isoformat() == since
+    except ValueError:
+        is_date = False
+    if not is_date:
+        raise SourceError(f"`since` must be a date such as 2020-01-31, got {since!r}.")
     if per_place < 1 or radius_m <= 0:
         raise SourceError(
             f"`per_place` must be 1 or more and `radius_m` above 0, got {per_place} and {radius_m}."
         )
+
+
+def is_since(taken: Any, since: str | None) -> bool:
+    """Whether an ISO 8601 date is not before `since`; unknown dates are."""
+    return since is None or str(taken or "")[:10] >= since
 
 
 def batched(values: Iterable[T]) -> Iterator[list[T]]:
@@ -188,6 +204,7 @@ __all__ = [
     "id_parts",
     "images",
     "is_id",
+    "is_since",
     "json_answers",
     "number",
     "read_json",

@@ -122,3 +122,10 @@ def test_rejects_files_that_are_no_recipes(tmp_path):
     path.write_text("- a\n- b\n")
     with pytest.raises(DatasetError, match="must be a mapping"):
         read_recipe(path)
+
+
+def test_limits_and_prices_do_not_change_the_fingerprint(tmp_path):
+    plain = recipe(tmp_path).fingerprint()
+    network = {"limits": {"a.b": {"per_second": 1}}}
+    assert recipe(tmp_path, costs={"currency": "CHF"}, network=network).fingerprint() == plain
+    assert recipe(tmp_path, splits={"seed": 1}).fingerprint() != plain

@@ -235,6 +235,7 @@ def test_polygons_become_regions_by_id():
     [
         (lambda f: f.set_crs(None, allow_override=True), "no CRS"),
         (lambda f: f.rename(columns={"code": "name"}), r"no column 'code'.*name"),
+        (lambda f: f.iloc[:0], "no polygons"),
         (lambda f: f.assign(code=["a", None, "b"]), r"1 polygon\(s\) have no 'code'"),
         (lambda f: f.assign(code=["a", "b", "a"]), "duplicate ids: 'a'"),
         (lambda f: f.set_geometry([None, shapely.Polygon(), f.geometry[2]]), "are empty: 'a', 'c'"),

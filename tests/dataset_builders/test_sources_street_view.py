@@ -42,16 +42,16 @@ class Provider(CityProvider):
         if not path[1:].isdigit():
             return super().answer(request)
         assert request.headers["Authorization"] == "OAuth S3CRET"
-        return as_json(self.mapillary_entity(int(path[1:])))
+        return as_json(self.mapillary_entity(int(path[1:]), query["fields"].split(",")[-1]))
 
-    def mapillary_entity(self, one):
+    def mapillary_entity(self, one, size):
         if self.mapillary_error:
             return {"error": {"code": self.mapillary_error}}
         self.served += 1
         lon, lat, _ = PICTURES[one]
         return {
             "id": str(one),
-            "thumb_1024_url": f"{self.url}/expiring/{self.served}/{one}.jpg",
+            size: f"{self.url}/expiring/{self.served}/{one}.jpg",
             "captured_at": TAKEN,
             "compass_angle": 370.0,
             "computed_geometry": {"type": "Point", "coordinates": [lon, lat]},
@@ -189,6 +189,8 @@ def test_missing_key_is_named_and_a_repeated_one_hidden(
         (lambda: GoogleStreetView(size_px=1024), "up to 640 px, got 1024"),
         (lambda: BaiduPanorama(width=2048), "1024 x 512 px, got 2048 x 512"),
         (lambda: KartaView(per_place=0), "per_place"),
+        (lambda: KartaView(size="large"), "must be one of fileurlTh, .* got 'large'"),
+        (lambda: Mapillary(since="2020"), "a date such as 2020-01-31, got '2020'"),
     ],
 )
 def test_rejects_invalid_settings(make, message):
@@ -225,9 +227,31 @@ def test_mapillary_requests_fresh_addresses_of_missing_images(provider, tmp_path
     asked = provider.total
     assert views_of(mapillary(provider), tmp_path) == first
     assert provider.total == asked  # no further requests
+    # another size and back
+    assert len(views_of(mapillary(provider, size="thumb_2048_url"), tmp_path / "sizes")) == 2
+    assert len(views_of(mapillary(provider), tmp_path / "sizes")) == 2
+    assert len(views_of(mapillary(provider, size="thumb_2048_url"), tmp_path / "sizes")) == 2
+    assert len(addresses(provider)) == 6
     Store(tmp_path).forget([first[0].key])  # as if killed between URL and image
     views_of(mapillary(provider), tmp_path)
-    assert len(addresses(provider)) == 3
+    assert len(addresses(provider)) == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"thumb_1024_url": 5},
+        {"thumb_1024_url": "s3://bucket/key"},
+        {"computed_geometry": {"type": "Point", "coordinates": ["a", None]}},
+        {"computed_geometry": [7]},
+        {"compass_angle": "north", "captured_at": "1e999"},
+    ],
+)
+def test_mapillary_fields_may_hold_anything(provider, tmp_path, changes):
+    entity = provider.mapillary_entity
+    provider.mapillary_entity = lambda one, size: entity(one, size) | changes
+    views = views_of(mapillary(provider, panoramas=False), tmp_path, PLACES[:1])
+    assert len(views) == (0 if "thumb_1024_url" in changes else 1)
 
 
 @pytest.mark.parametrize("code", [403, 503])
@@ -283,6 +307,7 @@ class PhotoServer(Loopback):
                 "heading": "370.5",
                 "shotDate": f"202{k}-05-01 10:00:00",
                 "fileurlProc": f"{self.url}/files/{100 * n + k}.jpg",
+                "fileurl": f"{self.url}/files/{100 * n + k}-original.jpg",
             }
             for n, place in enumerate(CORNERS)
             for k in range(3)
@@ -326,6 +351,27 @@ def test_kartaview_takes_nearest_photos_once(photos, tmp_path):
     assert views_of(source, tmp_path, [Place("far", 12.9, 48.1)]) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "since", "size", "expected"),
+    [
+        ("mapillary", "2020-09-13", "thumb_2048_url", ["11", "12"]),
+        ("mapillary", "2020-09-14", "thumb_2048_url", []),
+        ("kartaview", "2022-05-01", "fileurl", ["102", "2", "202"]),
+    ],
+)
+def test_images_since_a_date_and_of_a_size(provider, photos, tmp_path, name, since, size, expected):
+    fields = {"since": since, "size": size, "per_place": 3}
+    if name == "mapillary":
+        found = views_of(mapillary(provider, **fields, panoramas=False), tmp_path)
+    else:
+        found = views_of(KartaView(base_url=photos.url, **fields), tmp_path, CORNERS)
+    assert [(view.image_id.split("/")[1], view.key.split("/")[-1]) for view in found] == [
+        (one, size) for one in expected
+    ]
+    asked = {path.split("/")[2] for path in photos.asked if path.startswith("/files/")}
+    assert asked == {f"{one}-original.jpg" for one in expected if name == "kartaview"}
+
+
 def test_kartaview_faults_are_retried_or_left_out(photos, tmp_path):
     near = [f"/2.0/photo/@{place.lon:.2f}" for place in CORNERS]
     photos.answers[near[0]] = [(429, {"Retry-After": "0"}, b"")]
@@ -337,6 +383,16 @@ def test_kartaview_faults_are_retried_or_left_out(photos, tmp_path):
     assert Store(tmp_path).counts("kartaview/near/") == {"invalid": 1, "ok": 2}
     # the refused photo is requested again by the next run
     assert ids(views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)) == ["0", "200"]
+
+
+def test_kartaview_fields_may_be_missing(photos, tmp_path):
+    photos.photos["0"] = {"id": "0", "fileurlProc": f"{photos.url}/files/0.jpg"}
+    del photos.photos["100"]["fileurlProc"]
+    photos.photos["200"] |= {"heading": None, "lat": "north"}
+    first, other, last = views_of(KartaView(base_url=photos.url), tmp_path, CORNERS)
+    assert ids([first, other, last]) == ["0", "101", "200"]
+    assert (first.lon, first.heading, first.captured_at) == (CORNERS[0].lon, None, None)
+    assert last.lat == CORNERS[2].lat
 
 
 @pytest.mark.parametrize(("code", "said"), [(403, "denied"), (429, "quota")])

@@ -277,3 +277,5 @@ def test_groups_join_through_others_and_prefer_training():
     assert duplicate_groups(keys) == [["a", "b", "c"], ["e", "f"]]
     split = np.array(["test", "train", None], dtype=object)
     assert list(keep_together(["a", "b", "c"], split, [["a", "b", "c"]])) == ["train"] * 3
+    with pytest.raises(SplitError, match=r"does not have: \['z'\]"):
+        keep_together(["a", "b", "c"], split, [["a", "z"]])
