@@ -139,7 +139,7 @@ class Worker:
 
     Args:
         kit: Models and components.
-        on_image: Function called after each image with its number of rejects.
+        on_image: Function called after each image.
     """
 
     def __init__(self, kit: Kit, on_image: Callable[[], object] = lambda: None):
