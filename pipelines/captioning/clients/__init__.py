@@ -30,7 +30,7 @@ def open_model(config: Mapping[str, Any], dataset_name: str = "") -> CaptionMode
     """
     values = dict(config)
     client = values.pop("client", "openai")
-    if client not in CLIENTS:
+    if str(client) not in CLIENTS:
         raise CaptioningError(
             f"Model {values.get('name', '?')!r} has client {client!r}; available: "
             f"{', '.join(CLIENTS)}."
