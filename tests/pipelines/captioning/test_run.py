@@ -253,6 +253,9 @@ def test_command_line_prints_results_and_errors(city, whole, tmp_path, capsys):
     assert "0 rejects" in call("inspect", "--failed")[1]
     code, said = call("inspect", "--image_id", "nowhere")
     assert (code, said[:26]) == (2, "error: No image 'nowhere' ")
+    with pytest.raises(SystemExit):
+        call("run", "--backend", "ray", "--num_actors", "-2")
+    assert "--num_actors must be at least 1, got -2" in capsys.readouterr().err
     (tmp_path / "file").write_text("notes")
     code, said = call("run", "--output_dir", str(tmp_path / "file"))
     assert code == 2
