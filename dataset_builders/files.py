@@ -28,6 +28,7 @@ CHECKSUM = "digest"  # name of the entry or column that holds the checksum
 LOCK_FILE = ".urbanln.lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # file systems without locks
 REMEDY = "Wait until it ends, or give another folder."
+SHARE_REMEDY = "Wait until it ends, or give each process its own share with --shard I/N."
 ORPHANS_S = 10.0
 """Seconds to wait for child processes of a killed run; PyTorch's workers end within 5."""
 _HOST = socket.gethostname()
@@ -411,6 +412,7 @@ def files_fingerprint(paths: Iterable[Path]) -> str:
 __all__ = [
     "CHECKSUM",
     "LOCK_FILE",
+    "SHARE_REMEDY",
     "ForeignFileError",
     "WrittenFiles",
     "append",

@@ -5,7 +5,9 @@ Pipelines exchange files and do not import one another, except that all may impo
 """
 
 import ast
+import configparser
 import gc
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -115,3 +117,16 @@ def test_violations_are_found(tmp_path, monkeypatch):
     path = tmp_path / "bad.py"
     path.write_text("def f():\n    from pipelines.evaluation import probing\n    import torch.nn\n")
     assert len(violations([path], ("pipelines", "torch", "modeling_urbanln"))) == 2
+
+
+def test_installed_packages_include_templates_and_data():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = {
+        path
+        for package, patterns in settings["options.package_data"].items()
+        for pattern in re.split(r"[,\s]+", patterns)
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    files = {path for name in (*BASE, "demo") for path in (ROOT / name).rglob("*.*")}
+    assert {one for one in files if one.suffix in (".css", ".j2", ".js", ".yaml")} == listed

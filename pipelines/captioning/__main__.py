@@ -89,6 +89,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command == "run" and args.backend == "local" and (args.num_actors or args.ray_address):
         parser.error("--num_actors and --ray_address need --backend ray")
+    if args.command == "run" and args.num_actors is not None and args.num_actors < 1:
+        parser.error(f"--num_actors must be at least 1, got {args.num_actors}")
     return args
 
 

@@ -77,7 +77,7 @@ class Owlv2Detector:
         embeds = self._embed(list(phrases))
         scored = ~np.isnan(embeds[:, 0])
         if scored.any():
-            queries = torch.from_numpy(embeds[scored]).to(self._device)
+            queries = torch.from_numpy(embeds[scored]).to(patches)
             logits, _ = self._model.class_predictor(patches, queries[None])
             scores[scored] = torch.sigmoid(logits[0].float()).amax(dim=0).cpu().numpy()
         return scores

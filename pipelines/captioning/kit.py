@@ -135,7 +135,7 @@ def open_part(kind: str, component: Component, dataset_name: str = "") -> Any:
 
     Raises:
         CaptioningError: Unknown name or option.
-        MissingDependencyError: Its packages are not installed.
+        ImportError: A package or a data file is missing.
     """
     if component.name not in PARTS[kind]:
         raise CaptioningError(

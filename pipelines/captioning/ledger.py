@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from dataset_builders.database import open_database, row_checksum
 from dataset_builders.files import (
     CHECKSUM,
+    SHARE_REMEDY,
     file_sha256,
     locked,
     read_json,
@@ -51,9 +52,8 @@ CREATE TABLE IF NOT EXISTS units (
 ) WITHOUT ROWID
 """
 DETAIL_LENGTH = 500
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Increased when the same units would give different tables."""
-SHARES = "Wait until it ends, or run each process with its own --shard I/N."
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Ledger:
     def __init__(self, path: Path):
         self._running: dict[str, asyncio.Future[Unit]] = {}
         with ExitStack() as stack:
-            stack.enter_context(locked(path.parent, remedy=SHARES))
+            stack.enter_context(locked(path.parent, remedy=SHARE_REMEDY))
             self._database = open_database(path, SCHEMA, exclusive=True)
             stack.callback(self._database.close)
             self._stack = stack.pop_all()
@@ -256,7 +256,8 @@ class ShardFolder:
             return False
         hashes = self.summary().get("sha256", {})
         tables = self._tables if check_tables else ()
-        return all(_is_whole(path, hashes.get(path.name)) for path in tables)
+        whole = [_is_whole(path, hashes.get(path.name)) for path in tables]
+        return all(whole)
 
     def summary(self) -> dict[str, Any]:
         """Counts of a finished shard (`images`, `rejects`); empty for an unfinished one."""

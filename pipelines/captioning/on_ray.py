@@ -56,6 +56,7 @@ def caption_on_ray(
 
     Raises:
         CaptioningError: Some shards failed; the others are finished.
+        InputError: Ray is not installed, or the cluster cannot be reached.
     """
     with open_kit(recipe):
         pass  # detects unknown names and missing packages before the cluster is used

@@ -76,6 +76,13 @@ class ConsensusSettings(Record):
     weights: tuple[float, float, float] = (5.0, 5.0, 2.0)
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
 
+    @field_validator("weights")
+    @classmethod
+    def _usable(cls, weights: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(weights) < 0 or not any(weights):
+            raise ValueError("must not be negative, nor all 0")
+        return weights
+
 
 class PrivacySettings(Record):
     """Handling of personal data.

@@ -78,6 +78,7 @@ def run(
     Raises:
         DatasetError: Invalid recipe or images, or (with Ray) some shards failed and the others
             are finished.
+        InputError: Ray is not installed, or the cluster cannot be reached.
         InUseError: Another process is working on the same shard.
         ModelUnavailableError: No request to a model can succeed.
         OSError: The disk is full, or the output folder is not writable; also `sqlite3.Error`.
@@ -139,7 +140,7 @@ class Worker:
 
     Args:
         kit: Models and components.
-        on_image: Function called after each image with its number of rejects.
+        on_image: Function called after each image.
     """
 
     def __init__(self, kit: Kit, on_image: Callable[[], object] = lambda: None):

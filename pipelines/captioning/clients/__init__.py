@@ -26,11 +26,11 @@ def open_model(config: Mapping[str, Any], dataset_name: str = "") -> CaptionMode
         dataset_name: Dataset of the run; only used by simulated models.
 
     Raises:
-        CaptioningError: Unknown client, unknown or missing field, or invalid value.
+        DatasetError: Unknown client, unknown or missing field, or invalid value.
     """
     values = dict(config)
     client = values.pop("client", "openai")
-    if client not in CLIENTS:
+    if str(client) not in CLIENTS:
         raise CaptioningError(
             f"Model {values.get('name', '?')!r} has client {client!r}; available: "
             f"{', '.join(CLIENTS)}."

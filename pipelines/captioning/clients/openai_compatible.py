@@ -172,6 +172,7 @@ class OpenAICompatibleModel:
         self._key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
         self._label = f"Model {settings.name!r} ({settings.model}) at {settings.base_url}"
         self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the connections
         self._slots = asyncio.Semaphore(0)
         self._answered_at, self._away = 0.0, False
 
@@ -182,11 +183,12 @@ class OpenAICompatibleModel:
             RequestFailedError: No usable answer; see the module docstring for what is retried.
             ModelUnavailableError: No request can succeed.
         """
-        if self._client is None:
-            self._client = _client(self.settings, self._key)
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client, self._loop = _client(self.settings, self._key), loop
             self._slots = asyncio.Semaphore(0)
             for number in range(self.settings.max_concurrency):
-                asyncio.get_running_loop().call_later(number * RAMP_S, self._slots.release)
+                loop.call_later(number * RAMP_S, self._slots.release)
         async with self._slots:
             body = self._body(request)  # only now, since it copies the image
             started, waiting_since = time.monotonic(), 0.0
@@ -216,7 +218,7 @@ class OpenAICompatibleModel:
     async def close(self) -> None:
         """Close the connections."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and self._loop is asyncio.get_running_loop():
             await client.close()
 
     def _body(self, request: Request) -> dict[str, Any]:

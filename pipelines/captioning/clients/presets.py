@@ -20,7 +20,7 @@ def find_preset(name: str) -> dict[str, Any]:
     Raises:
         CaptioningError: Unknown name.
     """
-    if name not in PRESETS:
+    if str(name) not in PRESETS:
         close = difflib.get_close_matches(str(name), PRESETS, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise CaptioningError(

@@ -40,16 +40,16 @@ def open_model(config: Mapping[str, Any], dataset_name: str) -> SimulatedCaption
     name = options.pop("name")
     wanted = options.pop("captioner", name)
     captioners = {captioner.name: captioner for captioner in CAPTIONERS}
-    if wanted not in captioners:
+    if str(wanted) not in captioners:
         raise CaptioningError(
             f"Unknown simulated captioner {wanted!r}; available: {', '.join(captioners)}."
         )
     own: dict[str, Any] = {"opening": str(options.pop("opening"))} if "opening" in options else {}
     for option, value in options.items():
         highest = 0.5 if option == "hallucination" else 1.0  # one made-up fact for each true one
-        if not 0 <= value <= highest:
+        if not (isinstance(value, int | float) and 0 <= value <= highest):
             raise CaptioningError(
-                f"`{option}` of {name!r} must lie between 0 and {highest}, got {value}."
+                f"`{option}` of {name!r} must be a number between 0 and {highest}, got {value!r}."
             )
     local = options.pop("local_hallucination", LOCAL_HALLUCINATION)
     rates = {one: options.pop(one) for one in ("omission", "hallucination") if one in options}

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from dataset_builders.files import digest, locked
+from dataset_builders.files import SHARE_REMEDY, digest, locked
 from dataset_builders.images import BadImageError, decode_image
 from dataset_builders.parquet import is_whole, write_parquet
 from dataset_builders.schema import VIEWS
@@ -49,7 +49,6 @@ from .trainings import Training
 Row = dict[str, Any]
 
 MAX_DECODING_THREADS = 8
-SHARES = "Wait until it ends, or give each process its own share with --shard I/N."
 PART_NAME = re.compile(r"[a-z_]+-\d{6}\.(parquet|lock)|table\.lock|\..*\.tmp|.*\.damaged-.*")
 
 
@@ -246,7 +245,7 @@ def _embed_view(
         depth = 2 * settings.batch_size + settings.num_workers
         prepared = _prepare(rows, pool, encoder, known_regions, depth)
         for path in todo.values():
-            with locked(path.parent, path.with_suffix(".lock").name, SHARES):
+            with locked(path.parent, path.with_suffix(".lock").name, SHARE_REMEDY):
                 part = _embed_chunk(encoder, prepared, view, settings, bar)
                 _write_part(path, part, encoder.dim)
 

@@ -5,6 +5,7 @@ import base64
 import gzip
 import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -177,6 +178,33 @@ def test_a_long_outage_stops_the_run(status):
         results = ask(server, 3, outage_timeout_s=0.1, max_attempts=1)
     assert {type(one) for one in results} == {ModelUnavailableError}
     assert f"Model 'm' (org/model) at {server.url} did not answer" in str(results[0])
+
+
+def test_a_request_without_capacity_fails_while_others_are_answered():
+    async def main():
+        model = model_at(server.url, outage_timeout_s=0.1)
+        poor = asyncio.create_task(model.complete(replace(request(), prompt="No capacity.")))
+        while not poor.done():
+            await model.complete(request())
+        await model.close()
+        with pytest.raises(RequestFailedError, match="http_429"):
+            poor.result()
+
+    with LoopbackServer(lambda call: error(429) if b"No cap" in call.body else chat()) as server:
+        asyncio.run(main())
+
+
+def test_reopens_after_close_and_in_another_loop():
+    async def twice():
+        await model.complete(request())
+        await model.close()
+        await model.complete(request())
+
+    with LoopbackServer([chat()]) as server:
+        model = model_at(server.url)
+        asyncio.run(twice())
+        asyncio.run(twice())
+    assert len(server.calls) == 4
 
 
 def test_bounds_the_size_of_answers(monkeypatch):

@@ -22,6 +22,8 @@ def opened(**changes: Any) -> Any:
     [
         ({"max_concurency": 1}, r"'models\[m\].max_concurency'.*Did you mean 'max_concurrency'"),
         ({"client": "grpc"}, "has client 'grpc'; available: openai, simulated"),
+        ({"client": ["openai"]}, r"has client \['openai'\]; available"),
+        ({"preset": ["qwen3-vl-8b"]}, r"Unknown preset \['qwen3-vl-8b'\]"),
         ({"extra_body": {"seed": 1}}, "extra_body: may not set seed"),
         ({"api_key_env": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE, which is not set"),
         ({"preset": "internvl3"}, "Unknown preset 'internvl3'.*Did you mean 'internvl3-8b'"),

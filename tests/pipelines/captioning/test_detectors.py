@@ -68,3 +68,9 @@ def test_scores_do_not_depend_on_other_phrases(checkpoint, source):
     assert np.array_equal(one.detect(source, many), found, equal_nan=True)
     assert np.flatnonzero(np.isnan(found)).tolist() == [4]  # too long for the model
     assert one.detect(source, []).shape == (0,)
+
+
+def test_scores_in_half_precision(checkpoint, source):
+    detector = Owlv2Detector(checkpoint, device="cpu")
+    detector._model.bfloat16()
+    assert np.isfinite(detector.detect(source, PHRASES)).all()

@@ -49,6 +49,7 @@ def test_reads_nested_fields_and_overrides(tmp_path):
     [
         ({"generate": {"captions_per_model": True}}, "must be a whole number, got true"),
         ({"consensus": {"weights": [1, 2]}}, "`consensus.weights` must have 3 values"),
+        ({"consensus": {"weights": [0, 0, 0]}}, "consensus.weights: must not be negative"),
         ({"generate": {"temperature": []}}, "generate.temperature: needs at least one value"),
         ({"models": []}, "models: a recipe needs at least one model"),
         ({"models": [{"preset": "x"}]}, "every model must have a `name`"),

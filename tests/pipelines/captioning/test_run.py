@@ -1,3 +1,4 @@
+import asyncio
 import collections
 import json
 import re
@@ -10,10 +11,11 @@ import pytest
 
 from dataset_builders.errors import InUseError
 from pipelines.captioning.__main__ import main
-from pipelines.captioning.inputs import list_shards
+from pipelines.captioning.inputs import list_shards, read_shard
+from pipelines.captioning.kit import open_kit
 from pipelines.captioning.ledger import Ledger, ShardFolder
 from pipelines.captioning.recipe import make_recipe
-from pipelines.captioning.run import run, state
+from pipelines.captioning.run import SHARDS_AT_ONCE, Worker, run, state
 from pipelines.captioning.simulated import SimulatedCaptionModel
 from tests.damage import damage
 from tests.processes import run_python, start_python
@@ -70,6 +72,24 @@ def test_shards_complete_a_run_without_refinement(city, whole, tmp_path):
     assert all(row["usage"]["requests"] == 1 for row in rows)
     assert all(row["kept"] and row["text"] == row["generated"] and row["score"] for row in rows)
     assert sum(row["chosen"] for row in rows) == 4
+
+
+def test_reads_few_images_ahead(city, tmp_path, monkeypatch):
+    read, done, ahead = [], [], []
+
+    def counted(shard):
+        for row in read_shard(shard):
+            read.append(row)
+            ahead.append(len(read) - len(done))
+            yield row
+
+    monkeypatch.setattr("pipelines.captioning.run.read_shard", counted)
+    pace = {"images_per_shard": 3, "images_in_flight": 1}
+    recipe = make_recipe(recipe_values(city, tmp_path, refine=False, max_images=3, run=pace))
+    with open_kit(recipe) as kit:
+        asyncio.run(Worker(kit, lambda: done.append(1)).run(list_shards(recipe)))
+    assert len(done) == 6
+    assert max(ahead) <= 1 + SHARDS_AT_ONCE  # each shard reads one image ahead
 
 
 def test_recomputes_damaged_tables_and_ledgers(city, few, tmp_path):
@@ -233,6 +253,9 @@ def test_command_line_prints_results_and_errors(city, whole, tmp_path, capsys):
     assert "0 rejects" in call("inspect", "--failed")[1]
     code, said = call("inspect", "--image_id", "nowhere")
     assert (code, said[:26]) == (2, "error: No image 'nowhere' ")
+    with pytest.raises(SystemExit):
+        call("run", "--backend", "ray", "--num_actors", "-2")
+    assert "--num_actors must be at least 1, got -2" in capsys.readouterr().err
     (tmp_path / "file").write_text("notes")
     code, said = call("run", "--output_dir", str(tmp_path / "file"))
     assert code == 2

@@ -98,6 +98,7 @@ def test_rejects_invalid_options_and_missing_ground_truth(city_with_truth, truth
         ({"name": "qwen"}, "Unknown simulated captioner 'qwen'; available: synthetic-amber"),
         ({"name": "synthetic-amber", "temper": 1}, "options of .*'synthetic-amber': .*'temper'"),
         ({"name": "synthetic-amber", "omission": 1.5}, "`omission` of .* 1.0, got 1.5"),
+        ({"name": "synthetic-amber", "omission": "no"}, "`omission` of .* number .*got 'no'"),
     ):
         with pytest.raises(CaptioningError, match=message):
             open_model(config, city_with_truth)
