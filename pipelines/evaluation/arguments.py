@@ -309,8 +309,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 def _check(arguments: Any) -> None:
     for name in ("config", "dataset_name", "city", "output_dir", "results", "embeddings"):
         if not getattr(arguments, name, "absent"):
-            tables = ": the tables written by `evaluate.py embed`" if name == "embeddings" else ""
-            raise InputError(f"--{name} is missing{tables}.")
+            hints = {
+                ProbeArguments: ": the tables written by `evaluate.py embed`",
+                study.TransferArguments: ": the folder with SOURCE/CITY/LABEL.parquet",
+            }
+            hint = hints.get(type(arguments), "") if name == "embeddings" else ""
+            raise InputError(f"--{name} is missing{hint}.")
     label = getattr(arguments, "label", None)
     if label is not None and not LABEL_PATTERN.fullmatch(label):
         raise InputError(
