@@ -80,7 +80,7 @@ Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUT
 """,
     "efficiency": """\
 Count parameters and measure encoding speed on this machine: OUTPUT_DIR/efficiency.json. The report
-shows it if it is in the folder of the results.
+shows it if OUTPUT_DIR contains the folder of the results.
 
   python evaluate.py efficiency --dataset_name runs/captioned --city harborview \\
       --model_name_or_path runs/quickstart/model --output_dir runs
