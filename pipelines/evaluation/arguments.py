@@ -80,7 +80,7 @@ Tables, scatter plots and maps from the results of all cities in OUTPUT_DIR: OUT
 """,
     "efficiency": """\
 Count parameters and measure encoding speed on this machine: OUTPUT_DIR/efficiency.json. The report
-shows it if it is in the folder of the results.
+shows it if OUTPUT_DIR contains the folder of the results.
 
   python evaluate.py efficiency --dataset_name runs/captioned --city harborview \\
       --model_name_or_path runs/quickstart/model --output_dir runs
@@ -309,8 +309,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 def _check(arguments: Any) -> None:
     for name in ("config", "dataset_name", "city", "output_dir", "results", "embeddings"):
         if not getattr(arguments, name, "absent"):
-            tables = ": the tables written by `evaluate.py embed`" if name == "embeddings" else ""
-            raise InputError(f"--{name} is missing{tables}.")
+            hints = {
+                ProbeArguments: ": the tables written by `evaluate.py embed`",
+                study.TransferArguments: ": the folder with SOURCE/CITY/LABEL.parquet",
+            }
+            hint = hints.get(type(arguments), "") if name == "embeddings" else ""
+            raise InputError(f"--{name} is missing{hint}.")
     label = getattr(arguments, "label", None)
     if label is not None and not LABEL_PATTERN.fullmatch(label):
         raise InputError(

@@ -38,7 +38,8 @@ city: encoder and probe from the source city.
       --output_dir runs/transfer
 
 EMBEDDINGS/SOURCE/CITY/LABEL.parquet holds the vectors of CITY from an encoder trained on SOURCE;
-several source cities are joined by "+". Existing rows are not recomputed.
+several source cities are joined by "+". Existing rows are not recomputed. The report shows the
+matrices if OUTPUT_DIR is the folder `transfer` next to that of the results.
 """,
 }
 

@@ -25,7 +25,8 @@ TRANSFERS = {
     CITY_ENCODER: "Encoder trained in the source, probe in the target (`city-encoder`)",
     CITY: "Encoder and probe trained in the source (`city`)",
 }
-TRANSFER_FOLDER = "transfer/results"  # relative to the parent of the results folder
+# of `evaluate.py benchmark` and `transfer`, relative to the parent of the results folder
+TRANSFER_FOLDERS = ("transfer/results", "transfer")
 MATRIX = ["system", "view", "probe"]
 DIRECTIONS = {
     "image_to_text": "image → text",
@@ -46,8 +47,9 @@ def matrix(part: pd.DataFrame) -> pd.DataFrame:
 
 def transfer_section(output: Path) -> Section | None:
     """Section with tables and heat maps of the transfer; None without results."""
-    path = output.parent / TRANSFER_FOLDER / TRANSFER_FILE
-    if not path.is_file():
+    paths = [output.parent / folder / TRANSFER_FILE for folder in TRANSFER_FOLDERS]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
     lines = pd.read_csv(path, keep_default_na=False, na_values=[""])
     lines = lines.rename(columns={"system": "label"})

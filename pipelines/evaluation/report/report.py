@@ -67,6 +67,10 @@ READING = (
     "features, and a randomly initialised encoder: a system that does not beat them has learned "
     "nothing useful."
 )
+ONE_BLOCK = (
+    "No confidence intervals and comparisons: all test regions lie in one block. Run `probe` with "
+    "more `--seeds`."
+)
 RECOMPUTE = (
     "`CITY/results.jsonl` holds one row per system, view, probe, indicator, protocol, split seed "
     "and probe seed. Only rows with the `table_hash` of `CITY/probe.json` are comparable.",
@@ -150,6 +154,8 @@ def _city_section(city: CityResults, echo: Callable[[str], None]) -> Section:
             *_prediction_figures(city, protocol),
             *_folded_tables(city, protocol, differences_frame(compared), coverage),
         ]
+        if not any(cell.protocol == protocol for cell in cells):
+            shown.insert(1, ONE_BLOCK)
         own = variants[variants["protocol"] == protocol]
         shown += [variants_section(city, protocol, own)] if len(own) else []
         blocks.append(Section(f"{city.title}: {PROTOCOL_TITLES[protocol]}", shown))

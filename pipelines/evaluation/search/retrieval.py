@@ -238,7 +238,7 @@ def measure(
 
     Args:
         gallery: Embedded images; those without a caption are ignored.
-        pairs: Captions, from [`own_captions`] or [`all_captions`].
+        pairs: Captions, see [`own_captions`].
         tower: Text encoder of the same checkpoint.
         output: Folder of the city's files.
         name: Name of the model and caption set.

@@ -128,6 +128,12 @@ def test_finished_table_is_kept_until_the_encoder_changes(tmp_path, small_source
     assert not list(tmp_path.glob(".*"))
 
 
+def test_changed_images_change_the_fingerprint(small_source, tmp_path):
+    same = open_images(str(build_toy(tmp_path / "same", side=4)), CITY)
+    more = open_images(str(build_toy(tmp_path / "more", side=4, street_views=3)), CITY)
+    assert same.fingerprint == small_source.fingerprint != more.fingerprint
+
+
 @pytest.mark.parametrize("as_parquet", [True, False])
 def test_foreign_file_is_not_replaced(tmp_path, source, as_parquet):
     path = tmp_path / "x.parquet"

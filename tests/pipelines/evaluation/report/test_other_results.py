@@ -29,12 +29,12 @@ def transfer_rows():
             yield {**row, "r2": value}
 
 
-def test_transfer_is_averaged_over_trainings_and_indicators(tmp_path):
+@pytest.mark.parametrize("folder", ["transfer/results", "transfer"])
+def test_transfer_is_averaged_over_trainings_and_indicators(tmp_path, folder):
     output = tmp_path / "results"
     assert transfer_section(output) is None
-    (tmp_path / "transfer" / "results").mkdir(parents=True)
-    path = tmp_path / "transfer" / "results" / "transfer.csv"
-    pd.DataFrame(transfer_rows()).to_csv(path, index=False)
+    (tmp_path / folder).mkdir(parents=True)
+    pd.DataFrame(transfer_rows()).to_csv(tmp_path / folder / "transfer.csv", index=False)
     section = transfer_section(output)
     assert "Mean over 2 training seeds" in section.blocks[0]
     tables = {table.name: table.frame() for table in section.all(Table)}

@@ -16,7 +16,12 @@ from pipelines.evaluation.analysis.reach import morans_i
 from pipelines.evaluation.cli import main
 from pipelines.evaluation.embed.trainings import Training
 from pipelines.evaluation.errors import InputError
-from pipelines.evaluation.probe.predictions import VALIDATION_FOLDER, current_predictions
+from pipelines.evaluation.probe.predictions import (
+    BLOCK_COLUMN,
+    REGIONS_FILE,
+    VALIDATION_FOLDER,
+    current_predictions,
+)
 from pipelines.evaluation.report import figures
 from pipelines.evaluation.report.frame import read_city
 from pipelines.evaluation.report.limits import distance_table, limits, systems_table
@@ -293,6 +298,16 @@ def test_real_data_of_a_location_encoder_without_dataset_and_geometry(run, tmp_p
     assert not tables & {f"{CITY}-verdicts.csv", f"{CITY}-reach.csv"}
     assert main(["report", "--output_dir", str(tmp_path / "empty")]) == 2
     assert "Run `python evaluate.py probe` first" in capsys.readouterr().err
+
+
+def test_regions_in_one_block_have_scores_without_intervals(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "r", ignore=shutil.ignore_patterns("tables"))
+    regions = gpd.read_parquet(folder / CITY / REGIONS_FILE)
+    regions.assign(**{BLOCK_COLUMN: 0}).to_parquet(folder / CITY / REGIONS_FILE)
+    assert main(["report", "--output_dir", str(folder)]) == 0
+    assert (folder / "report.md").read_text().count("test regions lie in one block") == 2
+    assert json.loads((folder / CITY / "differences.json").read_text()) == []
+    assert table_of(folder, "block-r2").equals(table_of(run, "block-r2"))
 
 
 def test_scatter_panels_do_not_overlap_and_have_raw_units(tmp_path, monkeypatch):
