@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from dataset_builders.errors import DatasetError
+from dataset_builders.hub_errors import AGAIN, explain
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 from dataset_builders.yaml_records import read_yaml
@@ -104,7 +105,8 @@ def push_model(
         system: Label of the model in the results.
 
     Raises:
-        InputError: If there is no finished model, or scores lack their controls.
+        InputError: If there is no finished model, scores lack their controls, or the Hub returns an
+            error.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -127,7 +129,7 @@ def push_adapter(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If there is no adapter.
+        InputError: If there is no adapter, or the Hub returns an error.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -147,7 +149,7 @@ def push_dataset(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If the folder did not pass the check.
+        InputError: If the folder did not pass the check, or the Hub returns an error.
     """
     root = Path(folder)
     try:
@@ -173,7 +175,7 @@ def push_files(
     Args:
         files: Files by path in the repository, including README.md.
         to: Destination.
-        message: Default commit message.
+        message: Commit message.
         repo_type: "model" or "space".
 
     Raises:
@@ -185,11 +187,18 @@ def push_files(
         return Pushed(to.repo_id, sizes, card)
     api, sdk = HfApi(), "gradio" if repo_type == "space" else None
     kind: dict[str, Any] = {"repo_id": to.repo_id, "repo_type": repo_type}
-    operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
-    api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
-    commit = api.create_commit(**kind, operations=operations, commit_message=message)
-    if to.tag is not None:
-        api.create_tag(**kind, tag=to.tag, exist_ok=True)
+    try:
+        operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+        api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
+        commit = api.create_commit(**kind, operations=operations, commit_message=message)
+        if to.tag is not None:
+            api.create_tag(**kind, tag=to.tag, exist_ok=True)
+    except Exception as error:
+        if (said := explain(error, to.repo_id)) is None:
+            raise
+        failure = InputError(said)
+        failure.exit_code = 1 if said.endswith(AGAIN) else 2
+        raise failure from error
     return Pushed(to.repo_id, sizes, card, commit.commit_url)
 
 

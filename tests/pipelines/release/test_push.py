@@ -205,7 +205,7 @@ def test_push_sends_neither_local_paths_nor_token_and_keeps_the_folder(
     [
         (f"/api/models/{REPO}/commit/main", 500, 1, "Run the same command again"),
         pytest.param("PUT", 0, 1, "Run the same command again", marks=pytest.mark.slow),
-        ("/api/repos/create", 401, 2, "error: The Hub answered 401"),
+        ("/api/repos/create", 401, 2, f"error: The Hub answered 401 for {REPO}"),
     ],
 )
 def test_interrupted_push_leaves_no_partial_model_and_resumes(
