@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -107,12 +108,14 @@ class Pretrainer:
         self.stop_signal = False
 
     def run(self) -> dict[str, Any]:
-        """Train until the last step or SIGTERM and return the summary."""
+        """Train until the last step or, in the main thread, SIGTERM; return the summary."""
         self._resume()
         self._write_inputs()
         self._announce()
         if self.state.step == 0 and len(self.pairs.validation):
             self.log.record({"step": 0, "epoch": 0.0, **self._validate()})
+        if threading.current_thread() is not threading.main_thread():  # cannot handle signals
+            return self._finish(self._train())
         previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
         try:
             stopped = self._train()
