@@ -212,8 +212,10 @@ def _copy_without_paths(source: Path, target: Path) -> Path:
         return Path(value).name if is_path else value
 
     if source.is_file():
-        shown = {key: without_path(value) for key, value in read_yaml(source).items()}
         is_yaml = source.suffix == ".yaml"
+        # YAML reads numbers such as 5e-05 as text
+        values = read_yaml(source) if is_yaml else json.loads(source.read_text(encoding="utf-8"))
+        shown = {key: without_path(value) for key, value in values.items()}
         text = yaml.safe_dump(shown, sort_keys=False) if is_yaml else json.dumps(shown, indent=2)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")

@@ -177,7 +177,7 @@ def test_push_sends_neither_local_paths_nor_token_and_keeps_the_folder(
     hub, folder, tmp_path, capsys
 ):
     home = tmp_path / "home" / "someone"
-    summary = {**SUMMARY, "dataset_name": str(home / "city")}
+    summary = {**SUMMARY, "dataset_name": str(home / "city"), "truncation_rate": 5e-05}
     (folder / "training_summary.json").write_text(json.dumps(summary))
     recipe = {"dataset_name": str(home / "city"), "output_dir": str(home / "run"), "seed": 1}
     (folder / "train_arguments.yaml").write_text(yaml.safe_dump(recipe))
