@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from dataset_builders.errors import DatasetError
-from dataset_builders.hub_errors import AGAIN, explain
+from dataset_builders.hub_errors import explained
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 from dataset_builders.yaml_records import read_yaml
@@ -149,20 +148,10 @@ def push_dataset(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If the folder did not pass the check, or the Hub returns an error.
+        DatasetError: If the folder did not pass the check, or the Hub returns an error.
     """
     root = Path(folder)
-    try:
-        commit = push_published(
-            root,
-            to.repo_id,
-            private=to.private,
-            tag=to.tag,
-            message="Upload the dataset",
-            dry_run=to.dry_run,
-        )
-    except DatasetError as error:
-        raise InputError(str(error)) from error
+    commit = push_published(root, to.repo_id, private=to.private, tag=to.tag, dry_run=to.dry_run)
     card = (root / CARD_FILE).read_text(encoding="utf-8")
     return Pushed(to.repo_id, tuple(files_of(root)), card, commit)
 
@@ -187,18 +176,12 @@ def push_files(
         return Pushed(to.repo_id, sizes, card)
     api, sdk = HfApi(), "gradio" if repo_type == "space" else None
     kind: dict[str, Any] = {"repo_id": to.repo_id, "repo_type": repo_type}
-    try:
+    with explained(to.repo_id, InputError):
         operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
         api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
         commit = api.create_commit(**kind, operations=operations, commit_message=message)
         if to.tag is not None:
             api.create_tag(**kind, tag=to.tag, exist_ok=True)
-    except Exception as error:
-        if (said := explain(error, to.repo_id)) is None:
-            raise
-        failure = InputError(said)
-        failure.exit_code = 1 if said.endswith(AGAIN) else 2
-        raise failure from error
     return Pushed(to.repo_id, sizes, card, commit.commit_url)
 
 
