@@ -1,6 +1,9 @@
 """Error messages for the Hugging Face Hub and downloaded weights."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import ReportedError
 
 ADVICE = {
     401: "The token is missing or wrong: `hf auth login`, or set HF_TOKEN.",
@@ -55,6 +58,24 @@ def explain(error: BaseException, name: str | None = None) -> str | None:
     return None
 
 
+@contextmanager
+def explained(name: str, kind: type[ReportedError]) -> Iterator[None]:
+    """Raise errors of the Hub as errors of a kind, with the exit code of a command.
+
+    Args:
+        name: Name of the requested repository.
+        kind: Class of the raised error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (said := explain(error, name)) is None:
+            raise
+        failure = kind(said)
+        failure.exit_code = 1 if said.endswith(AGAIN) else 2
+        raise failure from error
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and the exceptions that it was raised from."""
     while error is not None:
@@ -62,4 +83,4 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-__all__ = ["AGAIN", "causes", "explain"]
+__all__ = ["AGAIN", "causes", "explain", "explained"]

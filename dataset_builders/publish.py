@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .card import CARD_FILE, FIGURES, MARKER, PLACEHOLDER, RECIPE_FILE, write_card
 from .errors import DatasetError
 from .files import WrittenFiles, contents, file_sha256, shown_files
-from .hub_errors import explain
+from .hub_errors import explained
 from .leaks import check_leaks
 from .parquet import GEO_KEY, ROW_GROUP_SIZE, geo_metadata, open_shard, open_writer
 from .plots import contact_sheet, plot_splits
@@ -172,7 +172,7 @@ def push(
     root, api = Path(folder), HfApi()
     card = (root / CARD_FILE).read_text(encoding="utf-8")
     card = card.replace(PLACEHOLDER, f'name = "{repo_id}"')
-    try:
+    with explained(repo_id, DatasetError):
         url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         names = [name for name, _ in files_of(root)]
         there = api.list_repo_files(repo_id, repo_type="dataset")
@@ -185,10 +185,6 @@ def push(
         api.create_commit(repo_id, operations, repo_type="dataset", commit_message=message)
         if tag is not None:
             api.create_tag(repo_id, tag=tag, repo_type="dataset", exist_ok=True)
-    except Exception as error:
-        if (said := explain(error, repo_id)) is None:
-            raise
-        raise DatasetError(said) from error
     return str(url)
 
 

@@ -80,18 +80,18 @@ def _check(position_embeddings: torch.Tensor, num_preserved: int, ratio: int, mo
     if len(shape) != 2 or shape[0] == 0:
         raise ValueError(
             "`position_embeddings` must be a tensor with at least one row, of shape (P, D), got "
-            f"shape {shape}."
+            f"{f'shape {shape}' if is_tensor else type(position_embeddings).__name__}."
         )
     if not position_embeddings.is_floating_point():
         raise ValueError(
             f"`position_embeddings` must be floating point, got {position_embeddings.dtype}."
         )
-    if not isinstance(num_preserved, int) or not 0 <= num_preserved <= shape[0]:
+    if type(num_preserved) is not int or not 0 <= num_preserved <= shape[0]:
         raise ValueError(
             f"`num_preserved` must be an integer from 0 to {shape[0]} (the number of rows), got "
             f"{num_preserved!r}."
         )
-    if not isinstance(ratio, int) or ratio < 1:
+    if type(ratio) is not int or ratio < 1:
         raise ValueError(f"`ratio` must be an integer of at least 1, got {ratio!r}.")
     if shape[0] == 1 and num_preserved == 0 and ratio > 1 and mode == "ipsi":
         raise ValueError("A single row cannot be stretched by interpolation, got shape (1, D).")

@@ -93,7 +93,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Show non-trivial defaults and one spelling per flag."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, "", False) or "efault" in (action.help or ""):
+        if action.default in (None, "", False, []) or "efault" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 

@@ -90,7 +90,7 @@ class EncoderArguments:
         "auto", EMBED["raster_layout"]
     )
     raster_nodata: float | None = argument(None, EMBED["raster_nodata"])
-    min_coverage: float = argument(0.1, EMBED["min_coverage"], least=0.0)
+    min_coverage: float = argument(0.1, EMBED["min_coverage"])
     batch_size: int = argument(32, EMBED["batch_size"], least=1)
     num_workers: int | None = argument(None, EMBED["num_workers"], least=1)
     device: str | None = argument(None, EMBED["device"])
@@ -134,6 +134,8 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"--indicator names {', '.join(twice)} twice.")
+    if not 0 <= values["min_coverage"] <= 1:
+        raise InputError(f"--min_coverage must be in [0, 1], got {values['min_coverage']}.")
     if not values["output_dir"]:
         raise InputError("--output_dir is missing.")
     return values

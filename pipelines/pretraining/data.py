@@ -112,6 +112,7 @@ def read_pairs(
     Raises:
         InputError: If there is no such table, a column is missing, no training pair remains, or
             fewer than two validation pairs do.
+        RepeatedIdError: If a table has several rows for an id.
     """
     images, frame = _read_rows(args)
     _reject_rows(frame, images, args)
@@ -238,7 +239,7 @@ def _read_rows(args: DataArguments) -> tuple[datasets.Dataset, pd.DataFrame]:
     """Images of all tables, and their other columns with cleaned captions."""
     tables = _find_tables(args)
     loaded = {name: _load_images(args.dataset_name, name) for name in tables}
-    parts = {name: part for name, part in loaded.items() if part is not None}
+    parts = {name: part for name, part in loaded.items() if part}
     if not parts:
         raise InputError(f"{args.dataset_name!r} is empty: {', '.join(tables)} have no rows.")
     images = datasets.concatenate_datasets(list(parts.values()))

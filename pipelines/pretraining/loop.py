@@ -108,7 +108,7 @@ class Pretrainer:
         self.stop_signal = False
 
     def run(self) -> dict[str, Any]:
-        """Train until the last step or SIGTERM and return the summary."""
+        """Train until the last step or, in the main thread, SIGTERM; return the summary."""
         self._resume()
         self._write_inputs()
         self._announce()

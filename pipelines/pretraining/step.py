@@ -68,9 +68,6 @@ def learning_rate_at(
         max_steps: Number of steps of the run, at which the rate would reach 0.
         warmup_steps: Number of steps of the linear warm-up.
         schedule: "cosine", "linear" or "constant".
-
-    Raises:
-        ValueError: If the schedule is unknown.
     """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)

@@ -64,8 +64,16 @@ def long_text_config(config: dict[str, Any], positions: int) -> UrbanLNConfig:
     Args:
         config: FG-CLIP's `config.json`.
         positions: Number of text positions.
+
+    Raises:
+        InputError: If the vocabulary is not that of CLIP.
     """
     clip: Any = CLIPConfig.from_dict(config)
+    if clip.text_config.vocab_size != CLIP_VOCABULARY:
+        raise InputError(
+            f"The text tower has {clip.text_config.vocab_size:,} tokens, CLIP's tokenizer "
+            f"{CLIP_VOCABULARY:,}: models with another tokenizer cannot be converted."
+        )
     text = {
         **clip.text_config.to_dict(),
         "max_position_embeddings": positions,

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from dataset_builders.errors import DatasetError
+from dataset_builders.hub_errors import explained
 from dataset_builders.publish import files_of
 from dataset_builders.publish import push as push_published
 from dataset_builders.yaml_records import read_yaml
@@ -104,7 +104,8 @@ def push_model(
         system: Label of the model in the results.
 
     Raises:
-        InputError: If there is no finished model, or scores lack their controls.
+        InputError: If there is no finished model, scores lack their controls, or the Hub returns an
+            error.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -127,7 +128,7 @@ def push_adapter(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If there is no adapter.
+        InputError: If there is no adapter, or the Hub returns an error.
     """
     root = Path(folder)
     with tempfile.TemporaryDirectory() as name:
@@ -147,20 +148,10 @@ def push_dataset(folder: str | Path, to: Destination) -> Pushed:
         to: Destination.
 
     Raises:
-        InputError: If the folder did not pass the check.
+        DatasetError: If the folder did not pass the check, or the Hub returns an error.
     """
     root = Path(folder)
-    try:
-        commit = push_published(
-            root,
-            to.repo_id,
-            private=to.private,
-            tag=to.tag,
-            message="Upload the dataset",
-            dry_run=to.dry_run,
-        )
-    except DatasetError as error:
-        raise InputError(str(error)) from error
+    commit = push_published(root, to.repo_id, private=to.private, tag=to.tag, dry_run=to.dry_run)
     card = (root / CARD_FILE).read_text(encoding="utf-8")
     return Pushed(to.repo_id, tuple(files_of(root)), card, commit)
 
@@ -173,7 +164,7 @@ def push_files(
     Args:
         files: Files by path in the repository, including README.md.
         to: Destination.
-        message: Default commit message.
+        message: Commit message.
         repo_type: "model" or "space".
 
     Raises:
@@ -185,11 +176,12 @@ def push_files(
         return Pushed(to.repo_id, sizes, card)
     api, sdk = HfApi(), "gradio" if repo_type == "space" else None
     kind: dict[str, Any] = {"repo_id": to.repo_id, "repo_type": repo_type}
-    operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
-    api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
-    commit = api.create_commit(**kind, operations=operations, commit_message=message)
-    if to.tag is not None:
-        api.create_tag(**kind, tag=to.tag, exist_ok=True)
+    with explained(to.repo_id, InputError):
+        operations = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+        api.create_repo(**kind, private=to.private, exist_ok=True, space_sdk=sdk)
+        commit = api.create_commit(**kind, operations=operations, commit_message=message)
+        if to.tag is not None:
+            api.create_tag(**kind, tag=to.tag, exist_ok=True)
     return Pushed(to.repo_id, sizes, card, commit.commit_url)
 
 
@@ -203,8 +195,10 @@ def _copy_without_paths(source: Path, target: Path) -> Path:
         return Path(value).name if is_path else value
 
     if source.is_file():
-        shown = {key: without_path(value) for key, value in read_yaml(source).items()}
         is_yaml = source.suffix == ".yaml"
+        # YAML reads numbers such as 5e-05 as text
+        values = read_yaml(source) if is_yaml else json.loads(source.read_text(encoding="utf-8"))
+        shown = {key: without_path(value) for key, value in values.items()}
         text = yaml.safe_dump(shown, sort_keys=False) if is_yaml else json.dumps(shown, indent=2)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")

@@ -62,8 +62,8 @@ def read_run(
         system: See [`read_scores`][pipelines.release.scores.read_scores].
 
     Raises:
-        InputError: If the folder contains no finished model, or the results lack controls or
-            intervals.
+        InputError: If the folder contains no finished model or a damaged file, or the results lack
+            controls or intervals.
     """
     folder = Path(folder)
     needed = ("config.json", "model.safetensors")
@@ -89,7 +89,15 @@ def read_run(
 
 
 def _read(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    if not path.exists():
+        return default
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, type(default)):
+        raise InputError(f"{path} is damaged: it must contain a {type(default).__name__} in JSON.")
+    return found
 
 
 def _last_retrieval(path: Path) -> dict[str, float]:

@@ -142,7 +142,7 @@ def push_space(folder: str | Path, sources: SpaceSources, to: Destination) -> Pu
         to: Destination.
 
     Raises:
-        InputError: See [`write_space`].
+        InputError: See [`write_space`]; or if the Hub returns an error.
     """
     message = "Upload the demo"
     if to.dry_run:

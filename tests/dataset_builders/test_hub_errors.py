@@ -6,7 +6,8 @@ import datasets
 import pytest
 from huggingface_hub import HfApi
 
-from dataset_builders.hub_errors import explain
+from dataset_builders.errors import DatasetError
+from dataset_builders.hub_errors import explain, explained
 
 from ..hub_server import HubServer
 
@@ -49,11 +50,17 @@ def test_explains_errors_without_status_code():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        error = refusal(lambda: HfApi(endpoint=url, token="t").create_repo("org/x"))
-    assert explain(error, "org/x").startswith("The Hub could not be reached for org/x. ")
+        lost = refusal(lambda: HfApi(endpoint=url, token="t").create_repo("org/x"))
+    assert explain(lost, "org/x").startswith("The Hub could not be reached for org/x. ")
     error = refusal(lambda: HfApi(endpoint="http://127.0.0.1:9").model_info("a/b/c"))
     assert "give org/name" in explain(error, "a/b/c")
     error = datasets.exceptions.DatasetNotFoundError("Dataset 'org/x' doesn't exist")
     assert explain(error, "org/x").startswith("The Hub has no dataset for org/x")
     for other in (OSError("disk full"), ValueError("x"), BrokenPipeError()):
         assert explain(other, "org/x") is None
+    for one, code in ((lost, 1), (error, 2)):
+        with pytest.raises(DatasetError, match="org/x") as caught, explained("org/x", DatasetError):
+            raise one
+        assert caught.value.exit_code == code
+    with pytest.raises(BrokenPipeError), explained("org/x", DatasetError):
+        raise other

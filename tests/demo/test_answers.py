@@ -15,6 +15,7 @@ from PIL import Image
 
 from dataset_builders.captions import clean_caption
 from dataset_builders.images import decode_image
+from dataset_builders.unique import RepeatedIdError
 from demo.amounts import Amounts, amounts_of, rounded
 from demo.caption_page import caption_page, open_candidates
 from demo.choropleth import LAYERS, paint
@@ -22,6 +23,7 @@ from demo.cities import Neighbours, Report, ShownCity, open_cities, side_by_side
 from demo.map_panel import MapPanel
 from demo.model import Towers
 from demo.own_images import answer
+from demo.pictures import open_pictures
 from demo.recall import Recall, _examples, measure_recall
 from demo.region_card import region_card
 from demo.search_tab import Search
@@ -189,6 +191,16 @@ def test_tables_of_another_model_or_random_weights_are_skipped(settings, tmp_pat
     other = replace(settings, embeddings=(str(tmp_path),))
     with pytest.raises(InputError, match="found: narrow, random"):
         open_cities(other, towers.encoder.name, towers.encoder.dim)
+
+
+def test_city_may_lack_a_view_but_not_repeat_an_image(tiny_city, tmp_path):
+    shutil.copytree(tiny_city / "data", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "harborview-street_view")
+    assert list(open_pictures(str(tmp_path), "harborview")) == ["satellite"]
+    shards = tmp_path / "data" / "harborview-satellite"
+    shutil.copy(shards / "part-00000.parquet", shards / "part-00001.parquet")
+    with pytest.raises(RepeatedIdError, match="36 rows repeat the image_id"):
+        open_pictures(str(tmp_path), "harborview")
 
 
 # ---- captions -----------------------------------------------------------------------------------

@@ -109,9 +109,11 @@ def test_dtype_is_kept(dtype):
     ("arguments", "message"),
     [
         ((torch.zeros(3),), r"shape \(P, D\), got shape \(3,\)"),
+        (([[1.0]],), "got list"),
         ((torch.zeros(4, 2, dtype=torch.int64),), "floating point, got torch.int64"),
         ((torch.zeros(0, 2), 0), "at least one row"),
         ((torch.zeros(4, 2), 5), "from 0 to 4 .*got 5"),
+        ((torch.zeros(4, 2), True), "got True"),
         ((torch.zeros(4, 2), 2, 0), "`ratio`.*got 0"),
         ((torch.zeros(4, 2), 2, 2, "cubic"), "`mode`.*'cubic'"),
         ((torch.zeros(1, 2), 0, 2), "single row cannot be stretched"),

@@ -18,6 +18,7 @@ def flags(town, output, *more):
         (["--side_m", "-5", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
         (["--indicator", "height", "height", "--unit", "m", "km"], "names height twice"),
         (["--unit"], "--unit"),
+        (["--min_coverage", "nan"], "--min_coverage must be in [0, 1], got nan"),
         (["--image", "x"], "--image"),
         (["--protocol", "blocks"], "invalid choice: 'blocks'"),
     ],

@@ -28,10 +28,6 @@ def write_and_die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 embed._write_part = write_and_die
 from pipelines.prediction.cli import main
-from pipelines.prediction.inputs import from_dataset
-from pipelines.prediction.place import make_place
-from pipelines.prediction.predict import predict
-from pipelines.prediction.vectors import Vectors
 main(sys.argv[1:])
 """
 
@@ -140,6 +136,7 @@ def test_counts_unusable_photos_and_marks_unlike_ones(tmp_path):
     listing = pd.read_csv(own.photos / "photos.csv")
     files = [own.photos / name for name in listing["file"]]
     listing.loc[0, "lon"] += 5.0
+    listing.loc[5, "lat"] = np.nan
     files[1].write_bytes(b"no image")
     Image.new("1", (20_000, 10_000)).save(files[2])
     listing.to_csv(own.photos / "photos.csv", index=False)
@@ -155,17 +152,24 @@ def test_counts_unusable_photos_and_marks_unlike_ones(tmp_path):
     assert (table["height_status"] == "unlike_training").mean() < 0.1
     assert "1 images are excluded: outside regions." in told
     assert "1 images are excluded: not listed." in told
+    assert "1 images are excluded: no position." in told
     rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
-    assert set(rejects["reason"]) == {"outside_regions", "not_listed", "unreadable", "too_large"}
+    assert rejects.set_index("file")["reason"]["0005.png"] == "no_position"
+    assert set(rejects["reason"]) == {
+        *("outside_regions", "no_position", "not_listed", "unreadable", "too_large")
+    }
 
 
-def test_random_protocol_is_named_and_takes_frames(town):
+def test_random_protocol_is_named_and_takes_frames_and_a_model_folder(town, tiny_model_dir):
     listing = pd.read_csv(town.photos / "photos.csv")
     listing["file"] = [str(town.photos / name) for name in listing["file"]]
     labels = pd.DataFrame(town.frame[["tract", "height"]]).sample(frac=1, random_state=0)
     told = []
-    found = run(town, images=listing, labels=labels, protocol="random", log=told.append)
+    frames = {"images": listing, "labels": labels, "encoder": str(tiny_model_dir)}
+    found = run(town, **frames, protocol="random", log=told.append)
     np.testing.assert_array_equal(found["height"], town.frame["height"])
+    assert found["height_predicted"].notna().all()
+    assert any("16 dimensions" in line for line in told)
     assert any("Protocol: random" in line for line in told)
     assert found.attrs["verdicts"][0]["protocol"] == "random"
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -138,7 +139,8 @@ def test_saves_on_sigterm_and_resumes(flags, finished, tmp_path, monkeypatch, ca
 
 def test_finished_run_is_not_repeated_unless_overwritten(flags, finished, copy):
     summary = json.loads((finished / "training_summary.json").read_text())
-    assert run(flags(copy)) == summary
+    with ThreadPoolExecutor(1) as pool:  # also outside the main thread
+        assert pool.submit(run, flags(copy)).result() == summary
     assert (copy / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
     run(flags(copy, "--overwrite_output_dir", "--max_train_steps", "1"))
     assert [row["step"] for row in rows(copy)] == [0, 1, 1]

@@ -14,6 +14,7 @@ from pipelines.common.encoders.transformers_models import load_model_encoder
 from pipelines.common.errors import InputError
 from pipelines.release.__main__ import main
 from pipelines.release.convert import convert_checkpoint, convert_state_dict, image_processor
+from pipelines.release.fg_clip import long_text_config
 from pipelines.release.state_dicts import read_state_dict
 
 TOLERANCE, WRONG = 1e-4, 1e-3
@@ -154,6 +155,8 @@ def test_rejects_fg_clip_that_is_incomplete_or_of_another_version(tmp_path):
         convert_checkpoint(fg, out)
     with pytest.raises(InputError, match=r"omit --hidden_act"):
         convert_checkpoint(fg, out, hidden_act="gelu")
+    with pytest.raises(InputError, match="text tower has 50 tokens"):
+        long_text_config({"text_config": {"vocab_size": 50}}, 248)
     save_file({"text_model.head.weight": torch.zeros(2, 2)}, tmp_path / "fg2.safetensors")
     with pytest.raises(InputError, match=r"like FG-CLIP 2.*embed --encoder"):
         convert_checkpoint(tmp_path / "fg2.safetensors", out)
@@ -238,11 +241,13 @@ def test_rejects_files_with_anything_but_tensors_and_runs_no_code(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "payload": Hidden()}, "code.pt")
     torch.jit.script(torch.nn.Linear(2, 2)).save("program.pt")
-    Path("text.safetensors").write_text("not found")
+    for name in ("text.pt", "text.safetensors"):
+        Path(name).write_text("a page")
     torch.save({"optimizer": {"lr": 1.0}, "w": torch.zeros(1)}, "training.pt")
     for name, said in {
         "code.pt": "may run code",
         "program.pt": "TorchScript program",
+        "text.pt": "is damaged",
         "text.safetensors": r"text\.safetensors",
         "training.pt": "other objects than tensors: optimizer",
         "absent.pt": r"no weight file absent\.pt",

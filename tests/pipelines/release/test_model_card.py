@@ -196,6 +196,10 @@ def test_rejects_unknown_labels_missing_results_and_pickled_weights(folder, tmp_
         read_run(folder, results, "urbanlm")
     with pytest.raises(InputError, match="no results"):
         read_run(folder, tmp_path)
+    for content in ("[1]", "{"):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(InputError, match=r"config\.json is damaged"):
+            read_run(folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"not a finished model.*pytorch_model\.bin"):
         read_run(folder)

@@ -177,7 +177,7 @@ def test_push_sends_neither_local_paths_nor_token_and_keeps_the_folder(
     hub, folder, tmp_path, capsys
 ):
     home = tmp_path / "home" / "someone"
-    summary = {**SUMMARY, "dataset_name": str(home / "city")}
+    summary = {**SUMMARY, "dataset_name": str(home / "city"), "truncation_rate": 5e-05}
     (folder / "training_summary.json").write_text(json.dumps(summary))
     recipe = {"dataset_name": str(home / "city"), "output_dir": str(home / "run"), "seed": 1}
     (folder / "train_arguments.yaml").write_text(yaml.safe_dump(recipe))
@@ -205,7 +205,7 @@ def test_push_sends_neither_local_paths_nor_token_and_keeps_the_folder(
     [
         (f"/api/models/{REPO}/commit/main", 500, 1, "Run the same command again"),
         pytest.param("PUT", 0, 1, "Run the same command again", marks=pytest.mark.slow),
-        ("/api/repos/create", 401, 2, "error: The Hub answered 401"),
+        ("/api/repos/create", 401, 2, f"error: The Hub answered 401 for {REPO}"),
     ],
 )
 def test_interrupted_push_leaves_no_partial_model_and_resumes(
