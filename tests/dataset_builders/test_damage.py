@@ -68,15 +68,15 @@ def test_altered_rows_of_a_database_are_not_read(tmp_path, capsys):
     with closing(open_database(path, UNITS)) as database:
         signed = [(*row, row_checksum(row)) for row in rows]
         database.executemany("INSERT INTO units VALUES (?, ?, ?, ?)", signed)
-    whole, lost = path.read_bytes(), set()
+    whole, numbers_lost = path.read_bytes(), set()
     for content in altered(whole, only=b"0123456789"):
         path.write_bytes(content)
         with closing(open_database(path, UNITS)) as database:
             found = database.execute("SELECT key, text, took FROM units").fetchall()
         assert set(found) <= rows
         assert len(found) == len(set(found))
-        lost.add(len(rows) - len(found))
-    assert 1 in lost
+        numbers_lost.add(len(rows) - len(found))
+    assert 1 in numbers_lost  # an altered row alone is deleted, the others are kept
     assert "units.sqlite: damaged rows deleted, to be recomputed: 1." in capsys.readouterr().err
 
 
